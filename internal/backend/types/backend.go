@@ -1,0 +1,158 @@
+// Package types is the seam between the VM manager and the VMMs: what a backend is given, what it returns, and
+// the errors both sides speak.
+package types
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"time"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
+)
+
+// Backend starts and re-adopts machines of one hypervisor. It keeps no list of them; the manager does.
+// Its methods are safe for concurrent use and hold no lock across I/O.
+type Backend interface {
+	// Name is the value of UNKEY_METALD_BACKEND that selects it.
+	Name() string
+
+	// Capabilities says what of a Spec this backend can do. It is data: it never changes while metald runs.
+	Capabilities() Capabilities
+
+	// Check says in words what this host lacks for the backend to work; nil means usable.
+	Check(ctx context.Context) error
+
+	// Create starts a VMM that holds the guest, configured and not yet running. It is all or nothing: after an
+	// error no process, socket or file of it is left. The process never depends on ctx once Create returned.
+	//
+	// Errors: KindInvalid with a field for what the VMM refuses in the spec (a kernel that is none),
+	// KindUnsupported, KindExhausted, KindUnavailable where the VMM died or did not answer.
+	Create(ctx context.Context, req CreateRequest) (Machine, error)
+
+	// Adopt takes over a machine of an earlier metald. It returns an error that wraps ErrGone if that process
+	// is no more, and KindUnavailable if it is alive and does not answer: it may be tried again.
+	Adopt(ctx context.Context, req AdoptRequest) (Machine, error)
+
+	// Reap ends the process of a handle, if it is still that process, and removes what it left. Repeatable.
+	// It is for machines that cannot be adopted or were never finished.
+	Reap(ctx context.Context, h Handle) error
+}
+
+// CreateRequest is what a backend needs to start one incarnation of a VM.
+type CreateRequest struct {
+	ID          VMID
+	Incarnation uint64 // 1 for the first VMM of a VM, one more for each that follows
+	Spec        Spec
+
+	Kernel string   // host path that Spec.Boot.KernelPath came to
+	Initrd string   // likewise; "" for none
+	Disks  []string // host paths, one per Spec.Disks
+
+	RunDir   string    // the directory to make for sockets and logs; its parent exists. Removed by Destroy
+	UID, GID uint32    // whom the VMM should run as; 0 is metald's own user
+	Console  io.Writer // takes the guest's console output; never blocks for long
+
+	// Commit saves the handle. The backend calls it once, when the process exists and before it can do
+	// anything: so there is never a live VMM without a record. An error aborts the create.
+	Commit func(Handle) error
+}
+
+// AdoptRequest is what a backend needs to take over a running VMM.
+type AdoptRequest struct {
+	Handle  Handle
+	Spec    Spec
+	Console io.Writer
+}
+
+// Machine is one VMM process and the guest in it, one incarnation. Its verbs are called by one goroutine at a
+// time; Exited, Exit, State and Usage may be called by any.
+type Machine interface {
+	// Handle is what finds this machine again after metald restarts.
+	Handle() Handle
+
+	Boot(ctx context.Context) error
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
+
+	// Shutdown asks the guest to power off and returns; the manager waits on Exited.
+	// KindUnsupported where the machine has no way to ask.
+	Shutdown(ctx context.Context) error
+
+	// State is observed, not remembered: Created, Running, Paused, or Shutdown for a VMM whose guest ended.
+	State(ctx context.Context) (lifecycle.State, error)
+
+	// Usage is cumulative since this incarnation began. A reading that cannot be had is nil, never zero.
+	Usage(ctx context.Context) (Usage, error)
+
+	// Exited is closed once the VMM process has ended and everything it said has been read.
+	Exited() <-chan struct{}
+
+	// Exit says how it ended. It is valid after Exited was closed.
+	Exit() Exit
+
+	// Destroy ends the process if it is alive and removes its run directory, sockets and other traces. It
+	// waits for the end of the process, and is repeatable.
+	Destroy(ctx context.Context) error
+
+	// Release lets go of the machine without touching it: metald is about to stop, the VM goes on.
+	Release()
+}
+
+// Handle is what survives a daemon restart. Private belongs to the backend; nobody else reads it.
+type Handle struct {
+	Version     int             `json:"version"`
+	Backend     string          `json:"backend"`
+	VM          VMID            `json:"vm"`
+	Incarnation uint64          `json:"incarnation"`
+	Process     ProcessIdentity `json:"process"`
+	RunDir      string          `json:"runDir"`
+	VMM         string          `json:"vmm,omitempty"`        // "QEMU"
+	VMMVersion  string          `json:"vmmVersion,omitempty"` // "7.2.22"
+	Private     json.RawMessage `json:"private,omitempty"`
+}
+
+// ProcessIdentity names one process for good: a reused pid does not match it.
+type ProcessIdentity struct {
+	PID        int    `json:"pid"`
+	StartTicks uint64 `json:"startTicks"` // field 22 of /proc/<pid>/stat
+	BootID     string `json:"bootId"`     // /proc/sys/kernel/random/boot_id
+	ExeDevice  uint64 `json:"exeDevice"`  // device and inode of the VMM's executable
+	ExeInode   uint64 `json:"exeInode"`
+}
+
+// Exit says how a VMM ended.
+type Exit struct {
+	Reason string // one of the Reason constants
+	Detail string // what the VMM said last, for people; may be empty
+	Code   int    // exit code, -1 if it is not known or a signal ended the process
+	Signal int    // the signal that ended it, 0 for none
+}
+
+// Reasons for the end of a VMM, as backend_info reports them.
+const (
+	ReasonGuestShutdown = "guest-shutdown" // the guest powered off
+	ReasonGuestReset    = "guest-reset"    // the guest asked for a reboot, or panicked without saying so
+	ReasonGuestPanic    = "guest-panic"    // the guest's console says that its kernel panicked
+	ReasonForced        = "forced"         // metald ended the VMM because it was asked to
+	ReasonKilled        = "vmm-killed"     // a signal that metald did not send
+	ReasonCrashed       = "vmm-failed"     // the VMM ended with an error of its own
+	ReasonHostReboot    = "host-reboot"    // the host restarted
+	ReasonUnobserved    = "unobserved"     // it ended while no metald was watching
+)
+
+// Usage is what a machine used since its incarnation began. Every field is cumulative but MemoryBytes, which is
+// a level. nil means unknown.
+type Usage struct {
+	At          time.Time
+	CPUTime     *time.Duration // of the whole VMM process
+	MemoryBytes *int64         // resident memory of the VMM process
+	Disks       map[string]DiskUsage
+	Networks    map[string]NetworkUsage
+}
+
+// DiskUsage is the I/O of one disk, by the guest's requests.
+type DiskUsage struct{ ReadBytes, WriteBytes, ReadOps, WriteOps int64 }
+
+// NetworkUsage is the traffic of one interface as the guest sees it.
+type NetworkUsage struct{ ReceivedBytes, SentBytes, ReceivedPackets, SentPackets int64 }
