@@ -1,65 +1,145 @@
 // Package vmmprocess starts, watches, re-adopts and ends VMM processes, one per VM. Children and adopted
 // processes are watched alike: one epoll over pidfds, no goroutine and no thread per process.
+//
+// It also makes and removes the run directory of a VMM, and the sockets in it.
 package vmmprocess
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"math"
 	"os"
+	"sync"
 	"syscall"
+	"time"
 
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"golang.org/x/sys/unix"
 )
 
-// Supervisor owns the epoll that watches every VMM process.
-type Supervisor struct{}
+// Supervisor owns the epoll that watches every VMM process. It is safe for concurrent use.
+type Supervisor struct {
+	log    *slog.Logger
+	bootID string
+	epoll  *os.File // in Go's netpoller, so that waiting on it takes no thread
 
-// New returns a Supervisor. Its processes are watched while Run runs.
-func New(log *slog.Logger) (*Supervisor, error) { panic("unwritten") }
-
-// Run watches until ctx ends. Processes go on.
-func (s *Supervisor) Run(ctx context.Context) error { panic("unwritten") }
-
-// Command is a VMM to start.
-type Command struct {
-	Path     string     // absolute path of the executable
-	Args     []string   // without argv[0]
-	Env      []string   // the whole environment; nil is empty
-	Dir      string     // working directory; "" is "/"
-	Files    []*os.File // become fd FirstFile, FirstFile+1 … in the VMM
-	Stderr   string     // file that takes stdout and stderr, made 0600 and appended to; "" is /dev/null
-	UID, GID uint32     // 0: metald's own
+	mu      sync.Mutex
+	watched map[uint64]*Process // by the token that epoll returns
+	token   uint64
 }
 
-// FirstFile is the number that Command.Files[0] has in the VMM.
-const FirstFile = 4
-
-// Start starts a process that can do nothing until commit has returned nil: the start gate.
-func (s *Supervisor) Start(ctx context.Context, c Command, commit func(types.ProcessIdentity) error) (*Process, error) {
-	panic("unwritten")
+// New returns a Supervisor. Its processes are watched while Run runs. It marks the files that metald inherited
+// from whoever started it close-on-exec, as metald's own all are: no VMM gets them.
+func New(log *slog.Logger) (*Supervisor, error) {
+	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		log.Warn("files that metald inherited will be inherited by VMMs, too", "err", err)
+	}
+	bootID, err := readBootID()
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("epoll for VMM processes: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("epoll for VMM processes: %w", err)
+	}
+	return &Supervisor{
+		log:     log,
+		bootID:  bootID,
+		epoll:   os.NewFile(uintptr(fd), "epoll of VMM processes"),
+		watched: make(map[uint64]*Process),
+	}, nil
 }
 
-// Adopt watches a process that an earlier metald started. Its error wraps types.ErrGone if the identity does
-// not match a live process.
-func (s *Supervisor) Adopt(id types.ProcessIdentity) (*Process, error) { panic("unwritten") }
+// Run watches until ctx ends and returns nil then. Processes go on; Start and Adopt fail from then on, Kill
+// still works. It is called once.
+func (s *Supervisor) Run(ctx context.Context) error {
+	defer s.epoll.Close()
+	stop := context.AfterFunc(ctx, func() { s.epoll.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	conn, err := s.epoll.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("watch VMM processes: %w", err)
+	}
+	var failed error
+	events := make([]unix.EpollEvent, 64)
+	err = conn.Read(func(fd uintptr) bool {
+		failed = s.round(int(fd), events)
+		return failed != nil // false: wait until the epoll is readable again
+	})
+	if ctx.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	return fmt.Errorf("watch VMM processes: %w", errors.Join(failed, err))
+}
 
-// Process is one watched VMM process.
-type Process struct{}
+// round handles everything that is ready now.
+func (s *Supervisor) round(epoll int, events []unix.EpollEvent) error {
+	for {
+		n, err := unix.EpollWait(epoll, events, 0)
+		if err == syscall.EINTR {
+			continue
+		}
+		if n == 0 || err != nil {
+			return err
+		}
+		for _, ev := range events[:n] {
+			if p := s.byToken(tokenOf(ev)); p != nil {
+				p.collect()
+			}
+		}
+	}
+}
 
-// Identity names the process for good.
-func (p *Process) Identity() types.ProcessIdentity { panic("unwritten") }
+// watch adds p's pidfd to the epoll. An end that came before is reported all the same.
+func (s *Supervisor) watch(p *Process) error {
+	s.mu.Lock()
+	s.token++
+	p.token = s.token
+	s.watched[p.token] = p
+	s.mu.Unlock()
+	err := s.control(unix.EPOLL_CTL_ADD, p)
+	if err != nil {
+		s.forget(p)
+		return fmt.Errorf("watch process %d: %w", p.id.PID, err)
+	}
+	return nil
+}
 
-// Exited is closed when the process has ended (and, where it is a child, was reaped).
-func (p *Process) Exited() <-chan struct{} { panic("unwritten") }
+// unwatch is called with p.mu held, while the pidfd is open.
+func (s *Supervisor) unwatch(p *Process) {
+	// The only error is that the epoll is closed already, because Run has ended.
+	_ = s.control(unix.EPOLL_CTL_DEL, p)
+	s.forget(p)
+}
 
-// Status says how it ended; valid after Exited is closed. Known is false where the kernel does not tell.
-func (p *Process) Status() (status syscall.WaitStatus, known bool) { panic("unwritten") }
+func (s *Supervisor) control(op int, p *Process) error {
+	conn, err := s.epoll.SyscallConn()
+	if err != nil {
+		return err
+	}
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(p.token), Pad: int32(p.token >> 32)}
+	var ctl error
+	if err := conn.Control(func(fd uintptr) { ctl = unix.EpollCtl(int(fd), op, p.pidfd, &ev) }); err != nil {
+		return err
+	}
+	return ctl
+}
 
-// Kill sends SIGKILL by pidfd and waits for the end or for ctx.
-func (p *Process) Kill(ctx context.Context) error { panic("unwritten") }
+func (s *Supervisor) forget(p *Process) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.watched, p.token)
+}
 
-// Signal sends sig by pidfd; os.ErrProcessDone if the process has ended.
-func (p *Process) Signal(sig syscall.Signal) error { panic("unwritten") }
+func (s *Supervisor) byToken(token uint64) *Process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.watched[token]
+}
 
-// Release stops watching and closes the pidfd; the process goes on.
-func (p *Process) Release() { panic("unwritten") }
+func tokenOf(ev unix.EpollEvent) uint64 { return uint64(uint32(ev.Fd)) | uint64(uint32(ev.Pad))<<32 }
