@@ -37,13 +37,9 @@ type client struct {
 	ended      error // why nothing can be asked any more
 }
 
-// dial connects to the monitor behind socket, reads its greeting and ends the negotiation. It is the only client: a
-// second one would wait until the first leaves.
-func dial(ctx context.Context, socket socketPath, onEvent func(string, []byte)) (*client, error) {
-	conn, err := socket.connect(ctx)
-	if err != nil {
-		return nil, err
-	}
+// greet takes over a new connection to a monitor: it reads the greeting and ends the negotiation. A monitor has one
+// client: a second one hears nothing until the first leaves. After an error the connection is closed.
+func greet(ctx context.Context, conn *net.UnixConn, onEvent func(string, []byte)) (*client, error) {
 	c := &client{conn: conn, in: newDecoder(conn), onEvent: onEvent}
 	if err := c.negotiate(ctx); err != nil {
 		conn.Close()
@@ -54,7 +50,7 @@ func dial(ctx context.Context, socket socketPath, onEvent func(string, []byte)) 
 
 // negotiate reads the greeting and leaves negotiation mode.
 func (c *client) negotiate(ctx context.Context) error {
-	defer deadline(ctx, c.conn, qmpTimeout)()
+	defer bound(ctx, c.conn, qmpTimeout)()
 	m, err := c.in.next()
 	if err != nil {
 		return mute(ctx, "its greeting", err)
@@ -212,8 +208,8 @@ func (c *client) why() error {
 // close ends the connection; read returns.
 func (c *client) close() { c.conn.Close() }
 
-// deadline bounds the I/O on conn by limit and by ctx, until the function it returns is called.
-func deadline(ctx context.Context, conn net.Conn, limit time.Duration) (lift func()) {
+// bound bounds the I/O on conn by limit and by ctx, until the function it returns is called.
+func bound(ctx context.Context, conn net.Conn, limit time.Duration) (lift func()) {
 	at := time.Now().Add(limit)
 	if d, ok := ctx.Deadline(); ok && d.Before(at) {
 		at = d
