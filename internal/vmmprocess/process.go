@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/epoll"
 )
 
 // errReleased is what the verbs of a process return after Release.
@@ -23,11 +24,11 @@ type Process struct {
 	id     types.ProcessIdentity
 	child  bool // of this metald: it has to be reaped
 	told   bool // the kernel lets us read the exit code of the zombie
-	token  uint64
 	exited chan struct{}
 
 	mu     sync.Mutex
-	pidfd  int // -1 once the process has ended or was released
+	pidfd  int         // -1 once the process has ended or was released
+	token  epoll.Token // zero until it is watched
 	ended  bool
 	status syscall.WaitStatus
 	known  bool
@@ -102,7 +103,7 @@ func (p *Process) Release() {
 
 // letGo is called with mu held.
 func (p *Process) letGo() {
-	p.s.unwatch(p)
+	p.s.poller.Remove(p.pidfd, p.token)
 	unix.Close(p.pidfd)
 	p.pidfd = -1
 }
