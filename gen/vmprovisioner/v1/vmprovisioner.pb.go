@@ -4,9 +4,15 @@
 // 	protoc        (unknown)
 // source: vmprovisioner/v1/vmprovisioner.proto
 
+// The API of metald. What was published keeps its numbers, names and meaning for good; `buf breaking` against
+// published.binpb checks it. The rules of fields stand here and nowhere else: metald enforces them before a request
+// reaches any code of its own. The id of a rule that compares fields of a message is "in.<field>.<what>",
+// where <field> is the one that an error names.
+
 package vmprovisionerv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -21,14 +27,20 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// VmState is where a VM is, as it was last observed.
 type VmState int32
 
 const (
+	// Not a state of any VM.
 	VmState_VM_STATE_UNSPECIFIED VmState = 0
-	VmState_VM_STATE_CREATED     VmState = 1
-	VmState_VM_STATE_RUNNING     VmState = 2
-	VmState_VM_STATE_PAUSED      VmState = 3
-	VmState_VM_STATE_SHUTDOWN    VmState = 4
+	// The VM exists and has never run.
+	VmState_VM_STATE_CREATED VmState = 1
+	// The guest's vCPUs run.
+	VmState_VM_STATE_RUNNING VmState = 2
+	// The guest is held still in memory.
+	VmState_VM_STATE_PAUSED VmState = 3
+	// There is no VMM: it was shut down, or ended on its own; backend_info says which.
+	VmState_VM_STATE_SHUTDOWN VmState = 4
 )
 
 // Enum value maps for VmState.
@@ -76,15 +88,20 @@ func (VmState) EnumDescriptor() ([]byte, []int) {
 	return file_vmprovisioner_v1_vmprovisioner_proto_rawDescGZIP(), []int{0}
 }
 
+// VmConfig is what a VM is made of. It does not change after CreateVm.
 type VmConfig struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Cpu           *CpuConfig             `protobuf:"bytes,1,opt,name=cpu,proto3" json:"cpu,omitempty"`
-	Memory        *MemoryConfig          `protobuf:"bytes,2,opt,name=memory,proto3" json:"memory,omitempty"`
-	Boot          *BootConfig            `protobuf:"bytes,3,opt,name=boot,proto3" json:"boot,omitempty"`
-	Storage       []*StorageDevice       `protobuf:"bytes,4,rep,name=storage,proto3" json:"storage,omitempty"`
-	Network       []*NetworkInterface    `protobuf:"bytes,5,rep,name=network,proto3" json:"network,omitempty"`
-	Console       *ConsoleConfig         `protobuf:"bytes,6,opt,name=console,proto3" json:"console,omitempty"`
-	Metadata      map[string]string      `protobuf:"bytes,7,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Cpu    *CpuConfig             `protobuf:"bytes,1,opt,name=cpu,proto3" json:"cpu,omitempty"`
+	Memory *MemoryConfig          `protobuf:"bytes,2,opt,name=memory,proto3" json:"memory,omitempty"`
+	Boot   *BootConfig            `protobuf:"bytes,3,opt,name=boot,proto3" json:"boot,omitempty"`
+	// Block devices, in the order in which the guest finds them. A single one is the root device.
+	Storage []*StorageDevice `protobuf:"bytes,4,rep,name=storage,proto3" json:"storage,omitempty"`
+	// Network interfaces, in the order in which the guest finds them.
+	Network []*NetworkInterface `protobuf:"bytes,5,rep,name=network,proto3" json:"network,omitempty"`
+	// Absent: a serial console whose output metald keeps.
+	Console *ConsoleConfig `protobuf:"bytes,6,opt,name=console,proto3" json:"console,omitempty"`
+	// The client's own notes, returned as they came. At most 64 of them.
+	Metadata      map[string]string `protobuf:"bytes,7,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -168,12 +185,17 @@ func (x *VmConfig) GetMetadata() map[string]string {
 	return nil
 }
 
+// CpuConfig asks for virtual processors.
 type CpuConfig struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	VcpuCount     int32                  `protobuf:"varint,1,opt,name=vcpu_count,json=vcpuCount,proto3" json:"vcpu_count,omitempty"`
-	MaxVcpuCount  int32                  `protobuf:"varint,2,opt,name=max_vcpu_count,json=maxVcpuCount,proto3" json:"max_vcpu_count,omitempty"`
-	Topology      *CpuTopology           `protobuf:"bytes,3,opt,name=topology,proto3" json:"topology,omitempty"`
-	Features      map[string]string      `protobuf:"bytes,4,rep,name=features,proto3" json:"features,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// vCPUs that the guest starts with.
+	VcpuCount int32 `protobuf:"varint,1,opt,name=vcpu_count,json=vcpuCount,proto3" json:"vcpu_count,omitempty"`
+	// vCPUs that can be plugged later; 0 means no more than vcpu_count.
+	MaxVcpuCount int32 `protobuf:"varint,2,opt,name=max_vcpu_count,json=maxVcpuCount,proto3" json:"max_vcpu_count,omitempty"`
+	// How the guest sees its vCPUs spread over sockets and cores.
+	Topology *CpuTopology `protobuf:"bytes,3,opt,name=topology,proto3" json:"topology,omitempty"`
+	// CPU features by name; which a backend knows is in docs/backend-support.md.
+	Features      map[string]string `protobuf:"bytes,4,rep,name=features,proto3" json:"features,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -236,6 +258,7 @@ func (x *CpuConfig) GetFeatures() map[string]string {
 	return nil
 }
 
+// CpuTopology spreads the vCPUs over sockets, cores and threads.
 type CpuTopology struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Sockets        int32                  `protobuf:"varint,1,opt,name=sockets,proto3" json:"sockets,omitempty"`
@@ -296,14 +319,19 @@ func (x *CpuTopology) GetThreadsPerCore() int32 {
 	return 0
 }
 
+// MemoryConfig asks for guest memory.
 type MemoryConfig struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	SizeBytes      int64                  `protobuf:"varint,1,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	HotplugEnabled bool                   `protobuf:"varint,2,opt,name=hotplug_enabled,json=hotplugEnabled,proto3" json:"hotplug_enabled,omitempty"`
-	MaxSizeBytes   int64                  `protobuf:"varint,3,opt,name=max_size_bytes,json=maxSizeBytes,proto3" json:"max_size_bytes,omitempty"`
-	Backing        map[string]string      `protobuf:"bytes,4,rep,name=backing,proto3" json:"backing,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes of guest memory: a multiple of 1 MiB, up to 4 TiB. What a guest needs at least depends on the backend.
+	SizeBytes int64 `protobuf:"varint,1,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// Whether memory can be plugged later, up to max_size_bytes.
+	HotplugEnabled bool `protobuf:"varint,2,opt,name=hotplug_enabled,json=hotplugEnabled,proto3" json:"hotplug_enabled,omitempty"`
+	// 0 means no more than size_bytes.
+	MaxSizeBytes int64 `protobuf:"varint,3,opt,name=max_size_bytes,json=maxSizeBytes,proto3" json:"max_size_bytes,omitempty"`
+	// How the host backs the memory; which keys a backend knows is in docs/backend-support.md.
+	Backing       map[string]string `protobuf:"bytes,4,rep,name=backing,proto3" json:"backing,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MemoryConfig) Reset() {
@@ -364,12 +392,17 @@ func (x *MemoryConfig) GetBacking() map[string]string {
 	return nil
 }
 
+// BootConfig says what the guest boots.
 type BootConfig struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	KernelPath    string                 `protobuf:"bytes,1,opt,name=kernel_path,json=kernelPath,proto3" json:"kernel_path,omitempty"`
-	InitrdPath    string                 `protobuf:"bytes,2,opt,name=initrd_path,json=initrdPath,proto3" json:"initrd_path,omitempty"`
-	KernelArgs    string                 `protobuf:"bytes,3,opt,name=kernel_args,json=kernelArgs,proto3" json:"kernel_args,omitempty"`
-	BootOptions   map[string]string      `protobuf:"bytes,4,rep,name=boot_options,json=bootOptions,proto3" json:"boot_options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absolute path of a kernel image in metald's assets or volumes directory.
+	KernelPath string `protobuf:"bytes,1,opt,name=kernel_path,json=kernelPath,proto3" json:"kernel_path,omitempty"`
+	// Absolute path of an initial ramdisk, likewise. Empty: none.
+	InitrdPath string `protobuf:"bytes,2,opt,name=initrd_path,json=initrdPath,proto3" json:"initrd_path,omitempty"`
+	// The kernel's command line: printable ASCII. The backend adds what its devices need (root=, for one).
+	KernelArgs string `protobuf:"bytes,3,opt,name=kernel_args,json=kernelArgs,proto3" json:"kernel_args,omitempty"`
+	// Options by name; which a backend knows is in docs/backend-support.md.
+	BootOptions   map[string]string `protobuf:"bytes,4,rep,name=boot_options,json=bootOptions,proto3" json:"boot_options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -432,14 +465,22 @@ func (x *BootConfig) GetBootOptions() map[string]string {
 	return nil
 }
 
+// StorageDevice is a disk of the guest. A file in the assets directory is a template: the guest gets a private copy
+// that lives as long as the VM. A file in the volumes directory is attached as it is, by one VM at a time.
 type StorageDevice struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
-	ReadOnly      bool                   `protobuf:"varint,3,opt,name=read_only,json=readonly,proto3" json:"read_only,omitempty"`
-	IsRootDevice  bool                   `protobuf:"varint,4,opt,name=is_root_device,json=isRootDevice,proto3" json:"is_root_device,omitempty"`
-	InterfaceType string                 `protobuf:"bytes,5,opt,name=interface_type,json=interfaceType,proto3" json:"interface_type,omitempty"`
-	Options       map[string]string      `protobuf:"bytes,6,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the disk within the VM. Empty: metald names it disk0, disk1, ...
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Absolute path of a raw disk image in metald's assets or volumes directory.
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// The guest cannot write. In JSON both "readonly" and "read_only" are read; responses say "readonly".
+	ReadOnly bool `protobuf:"varint,3,opt,name=read_only,json=readonly,proto3" json:"read_only,omitempty"`
+	// The disk that the guest's root file system is on. At most one; a single disk always is.
+	IsRootDevice bool `protobuf:"varint,4,opt,name=is_root_device,json=isRootDevice,proto3" json:"is_root_device,omitempty"`
+	// How the guest sees it; empty is the backend's default, virtio-blk.
+	InterfaceType string `protobuf:"bytes,5,opt,name=interface_type,json=interfaceType,proto3" json:"interface_type,omitempty"`
+	// Options by name; which a backend knows is in docs/backend-support.md.
+	Options       map[string]string `protobuf:"bytes,6,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -516,13 +557,19 @@ func (x *StorageDevice) GetOptions() map[string]string {
 	return nil
 }
 
+// NetworkInterface is a network card of the guest on a tap device of the host.
 type NetworkInterface struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	MacAddress    string                 `protobuf:"bytes,2,opt,name=mac_address,json=macAddress,proto3" json:"mac_address,omitempty"`
-	TapDevice     string                 `protobuf:"bytes,3,opt,name=tap_device,json=tapDevice,proto3" json:"tap_device,omitempty"`
-	InterfaceType string                 `protobuf:"bytes,4,opt,name=interface_type,json=interfaceType,proto3" json:"interface_type,omitempty"`
-	Options       map[string]string      `protobuf:"bytes,5,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the interface within the VM. Empty: metald names it net0, net1, ...
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// A unicast address such as 02:00:00:00:00:01. Empty: the backend's choice.
+	MacAddress string `protobuf:"bytes,2,opt,name=mac_address,json=macAddress,proto3" json:"mac_address,omitempty"`
+	// A tap device that exists on the host and no other VM uses.
+	TapDevice string `protobuf:"bytes,3,opt,name=tap_device,json=tapDevice,proto3" json:"tap_device,omitempty"`
+	// How the guest sees it; empty is the backend's default, virtio-net.
+	InterfaceType string `protobuf:"bytes,4,opt,name=interface_type,json=interfaceType,proto3" json:"interface_type,omitempty"`
+	// Options by name; which a backend knows is in docs/backend-support.md.
+	Options       map[string]string `protobuf:"bytes,5,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -592,12 +639,18 @@ func (x *NetworkInterface) GetOptions() map[string]string {
 	return nil
 }
 
+// ConsoleConfig says whether the guest has a console and whether metald keeps what it writes.
 type ConsoleConfig struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Enabled       bool                   `protobuf:"varint,1,opt,name=enabled,proto3" json:"enabled,omitempty"`
-	Output        string                 `protobuf:"bytes,2,opt,name=output,proto3" json:"output,omitempty"`
-	Input         string                 `protobuf:"bytes,3,opt,name=input,proto3" json:"input,omitempty"`
-	ConsoleType   string                 `protobuf:"bytes,4,opt,name=console_type,json=consoleType,proto3" json:"console_type,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether the guest has a console. A block that leaves it out has none.
+	Enabled bool `protobuf:"varint,1,opt,name=enabled,proto3" json:"enabled,omitempty"`
+	// "log" (also when empty): metald keeps the newest output for StreamConsole. "none": it is discarded.
+	// Never a path of the host.
+	Output string `protobuf:"bytes,2,opt,name=output,proto3" json:"output,omitempty"`
+	// "none" (also when empty): nothing can be typed into the guest.
+	Input string `protobuf:"bytes,3,opt,name=input,proto3" json:"input,omitempty"`
+	// "serial" (also when empty): a UART, ttyS0. "virtio": hvc0, where the backend has it.
+	ConsoleType   string `protobuf:"bytes,4,opt,name=console_type,json=consoleType,proto3" json:"console_type,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -661,9 +714,10 @@ func (x *ConsoleConfig) GetConsoleType() string {
 }
 
 type CreateVmRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	VmId          string                 `protobuf:"bytes,1,opt,name=vm_id,json=vmId,proto3" json:"vm_id,omitempty"`
-	Config        *VmConfig              `protobuf:"bytes,2,opt,name=config,proto3" json:"config,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The client's own name for the VM, so that a create can be retried. Empty: metald makes a random one.
+	VmId          string    `protobuf:"bytes,1,opt,name=vm_id,json=vmId,proto3" json:"vm_id,omitempty"`
+	Config        *VmConfig `protobuf:"bytes,2,opt,name=config,proto3" json:"config,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -713,9 +767,10 @@ func (x *CreateVmRequest) GetConfig() *VmConfig {
 }
 
 type CreateVmResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	VmId          string                 `protobuf:"bytes,1,opt,name=vm_id,json=vmId,proto3" json:"vm_id,omitempty"`
-	State         VmState                `protobuf:"varint,2,opt,name=state,proto3,enum=vmprovisioner.v1.VmState" json:"state,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	VmId  string                 `protobuf:"bytes,1,opt,name=vm_id,json=vmId,proto3" json:"vm_id,omitempty"`
+	// CREATED; for a repeated create the state that the VM has come to since.
+	State         VmState `protobuf:"varint,2,opt,name=state,proto3,enum=vmprovisioner.v1.VmState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -765,9 +820,10 @@ func (x *CreateVmResponse) GetState() VmState {
 }
 
 type DeleteVmRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	VmId          string                 `protobuf:"bytes,1,opt,name=vm_id,json=vmId,proto3" json:"vm_id,omitempty"`
-	Force         bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	VmId  string                 `protobuf:"bytes,1,opt,name=vm_id,json=vmId,proto3" json:"vm_id,omitempty"`
+	// Delete it whatever its state: the VMM is ended first.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -817,8 +873,9 @@ func (x *DeleteVmRequest) GetForce() bool {
 }
 
 type DeleteVmResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Success       bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Always true: failure is an error.
+	Success       bool `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -905,9 +962,10 @@ func (x *BootVmRequest) GetVmId() string {
 }
 
 type BootVmResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Success       bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
-	State         VmState                `protobuf:"varint,2,opt,name=state,proto3,enum=vmprovisioner.v1.VmState" json:"state,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Always true: failure is an error.
+	Success       bool    `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
+	State         VmState `protobuf:"varint,2,opt,name=state,proto3,enum=vmprovisioner.v1.VmState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -957,10 +1015,12 @@ func (x *BootVmResponse) GetState() VmState {
 }
 
 type ShutdownVmRequest struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	VmId           string                 `protobuf:"bytes,1,opt,name=vm_id,json=vmId,proto3" json:"vm_id,omitempty"`
-	Force          bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
-	TimeoutSeconds int32                  `protobuf:"varint,3,opt,name=timeout_seconds,json=timeoutSeconds,proto3" json:"timeout_seconds,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	VmId  string                 `protobuf:"bytes,1,opt,name=vm_id,json=vmId,proto3" json:"vm_id,omitempty"`
+	// End the VMM at once instead of asking the guest. Needed for a PAUSED VM, which cannot be asked.
+	Force bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	// How long the guest may take, in seconds; 0 means 30.
+	TimeoutSeconds int32 `protobuf:"varint,3,opt,name=timeout_seconds,json=timeoutSeconds,proto3" json:"timeout_seconds,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1017,9 +1077,10 @@ func (x *ShutdownVmRequest) GetTimeoutSeconds() int32 {
 }
 
 type ShutdownVmResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Success       bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
-	State         VmState                `protobuf:"varint,2,opt,name=state,proto3,enum=vmprovisioner.v1.VmState" json:"state,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Always true: failure is an error.
+	Success       bool    `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
+	State         VmState `protobuf:"varint,2,opt,name=state,proto3,enum=vmprovisioner.v1.VmState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1113,9 +1174,10 @@ func (x *PauseVmRequest) GetVmId() string {
 }
 
 type PauseVmResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Success       bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
-	State         VmState                `protobuf:"varint,2,opt,name=state,proto3,enum=vmprovisioner.v1.VmState" json:"state,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Always true: failure is an error.
+	Success       bool    `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
+	State         VmState `protobuf:"varint,2,opt,name=state,proto3,enum=vmprovisioner.v1.VmState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1209,9 +1271,10 @@ func (x *ResumeVmRequest) GetVmId() string {
 }
 
 type ResumeVmResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Success       bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
-	State         VmState                `protobuf:"varint,2,opt,name=state,proto3,enum=vmprovisioner.v1.VmState" json:"state,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Always true: failure is an error.
+	Success       bool    `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
+	State         VmState `protobuf:"varint,2,opt,name=state,proto3,enum=vmprovisioner.v1.VmState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1261,9 +1324,10 @@ func (x *ResumeVmResponse) GetState() VmState {
 }
 
 type RebootVmRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	VmId          string                 `protobuf:"bytes,1,opt,name=vm_id,json=vmId,proto3" json:"vm_id,omitempty"`
-	Force         bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	VmId  string                 `protobuf:"bytes,1,opt,name=vm_id,json=vmId,proto3" json:"vm_id,omitempty"`
+	// End the VMM at once instead of asking the guest and waiting up to 30 seconds for it.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1313,9 +1377,10 @@ func (x *RebootVmRequest) GetForce() bool {
 }
 
 type RebootVmResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Success       bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
-	State         VmState                `protobuf:"varint,2,opt,name=state,proto3,enum=vmprovisioner.v1.VmState" json:"state,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Always true: failure is an error.
+	Success       bool    `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
+	State         VmState `protobuf:"varint,2,opt,name=state,proto3,enum=vmprovisioner.v1.VmState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1409,14 +1474,22 @@ func (x *GetVmInfoRequest) GetVmId() string {
 }
 
 type GetVmInfoResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	VmId          string                 `protobuf:"bytes,1,opt,name=vm_id,json=vmId,proto3" json:"vm_id,omitempty"`
-	Config        *VmConfig              `protobuf:"bytes,2,opt,name=config,proto3" json:"config,omitempty"`
-	State         VmState                `protobuf:"varint,3,opt,name=state,proto3,enum=vmprovisioner.v1.VmState" json:"state,omitempty"`
-	Metrics       *VmMetrics             `protobuf:"bytes,4,opt,name=metrics,proto3" json:"metrics,omitempty"`
-	BackendInfo   map[string]string      `protobuf:"bytes,5,rep,name=backend_info,json=backendInfo,proto3" json:"backend_info,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	VmId  string                 `protobuf:"bytes,1,opt,name=vm_id,json=vmId,proto3" json:"vm_id,omitempty"`
+	// As it was sent, with the ids and the root device that metald chose filled in.
+	Config *VmConfig `protobuf:"bytes,2,opt,name=config,proto3" json:"config,omitempty"`
+	State  VmState   `protobuf:"varint,3,opt,name=state,proto3,enum=vmprovisioner.v1.VmState" json:"state,omitempty"`
+	// Only for a VM that is RUNNING or PAUSED and was measured; nothing in it is a guess.
+	Metrics *VmMetrics `protobuf:"bytes,4,opt,name=metrics,proto3" json:"metrics,omitempty"`
+	// What is known of the VMM: backend, vmm, vmm_version, pid, incarnation, health, and after an end exit_reason,
+	// exit_detail, exit_code, exit_signal, exited_at (RFC 3339). A key that is not known is absent.
+	BackendInfo map[string]string `protobuf:"bytes,5,rep,name=backend_info,json=backendInfo,proto3" json:"backend_info,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// When the VM was created, in unix seconds.
+	CreatedTimestamp int64 `protobuf:"varint,10,opt,name=created_timestamp,json=createdTimestamp,proto3" json:"created_timestamp,omitempty"`
+	// When its state last changed, in unix seconds.
+	ModifiedTimestamp int64 `protobuf:"varint,11,opt,name=modified_timestamp,json=modifiedTimestamp,proto3" json:"modified_timestamp,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *GetVmInfoResponse) Reset() {
@@ -1484,15 +1557,35 @@ func (x *GetVmInfoResponse) GetBackendInfo() map[string]string {
 	return nil
 }
 
+func (x *GetVmInfoResponse) GetCreatedTimestamp() int64 {
+	if x != nil {
+		return x.CreatedTimestamp
+	}
+	return 0
+}
+
+func (x *GetVmInfoResponse) GetModifiedTimestamp() int64 {
+	if x != nil {
+		return x.ModifiedTimestamp
+	}
+	return 0
+}
+
+// VmMetrics is what the present incarnation of a VM has used. What could not be measured is absent.
 type VmMetrics struct {
-	state            protoimpl.MessageState `protogen:"open.v1"`
-	CpuUsagePercent  float64                `protobuf:"fixed64,1,opt,name=cpu_usage_percent,json=cpuUsagePercent,proto3" json:"cpu_usage_percent,omitempty"`
-	MemoryUsageBytes int64                  `protobuf:"varint,2,opt,name=memory_usage_bytes,json=memoryUsageBytes,proto3" json:"memory_usage_bytes,omitempty"`
-	NetworkStats     *NetworkStats          `protobuf:"bytes,3,opt,name=network_stats,json=networkStats,proto3" json:"network_stats,omitempty"`
-	StorageStats     *StorageStats          `protobuf:"bytes,4,opt,name=storage_stats,json=storageStats,proto3" json:"storage_stats,omitempty"`
-	UptimeSeconds    int64                  `protobuf:"varint,5,opt,name=uptime_seconds,json=uptimeSeconds,proto3" json:"uptime_seconds,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Processor time of the VMM process since boot, per elapsed time since boot, times 100: one busy vCPU is 100.
+	CpuUsagePercent float64 `protobuf:"fixed64,1,opt,name=cpu_usage_percent,json=cpuUsagePercent,proto3" json:"cpu_usage_percent,omitempty"`
+	// Resident memory of the VMM process now.
+	MemoryUsageBytes int64 `protobuf:"varint,2,opt,name=memory_usage_bytes,json=memoryUsageBytes,proto3" json:"memory_usage_bytes,omitempty"`
+	// Summed over all interfaces, as the guest sees them.
+	NetworkStats *NetworkStats `protobuf:"bytes,3,opt,name=network_stats,json=networkStats,proto3" json:"network_stats,omitempty"`
+	// Summed over all disks, by the guest's requests.
+	StorageStats *StorageStats `protobuf:"bytes,4,opt,name=storage_stats,json=storageStats,proto3" json:"storage_stats,omitempty"`
+	// Seconds since this incarnation was seen running; only while RUNNING.
+	UptimeSeconds int64 `protobuf:"varint,5,opt,name=uptime_seconds,json=uptimeSeconds,proto3" json:"uptime_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VmMetrics) Reset() {
@@ -1560,6 +1653,7 @@ func (x *VmMetrics) GetUptimeSeconds() int64 {
 	return 0
 }
 
+// NetworkStats counts since the incarnation began.
 type NetworkStats struct {
 	state              protoimpl.MessageState `protogen:"open.v1"`
 	BytesReceived      int64                  `protobuf:"varint,1,opt,name=bytes_received,json=bytesReceived,proto3" json:"bytes_received,omitempty"`
@@ -1628,6 +1722,7 @@ func (x *NetworkStats) GetPacketsTransmitted() int64 {
 	return 0
 }
 
+// StorageStats counts since the incarnation began.
 type StorageStats struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	BytesRead       int64                  `protobuf:"varint,1,opt,name=bytes_read,json=bytesRead,proto3" json:"bytes_read,omitempty"`
@@ -1697,10 +1792,13 @@ func (x *StorageStats) GetWriteOperations() int64 {
 }
 
 type ListVmsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	StateFilter   []VmState              `protobuf:"varint,1,rep,packed,name=state_filter,json=stateFilter,proto3,enum=vmprovisioner.v1.VmState" json:"state_filter,omitempty"`
-	PageSize      int32                  `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	PageToken     string                 `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only VMs in one of these states; empty: all.
+	StateFilter []VmState `protobuf:"varint,1,rep,packed,name=state_filter,json=stateFilter,proto3,enum=vmprovisioner.v1.VmState" json:"state_filter,omitempty"`
+	// At most this many VMs; 0 means 100.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before, with the same state_filter. Empty: the first page.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1757,10 +1855,12 @@ func (x *ListVmsRequest) GetPageToken() string {
 }
 
 type ListVmsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Vms           []*VmInfo              `protobuf:"bytes,1,rep,name=vms,proto3" json:"vms,omitempty"`
-	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
-	TotalCount    int32                  `protobuf:"varint,3,opt,name=total_count,json=totalCount,proto3" json:"total_count,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Vms   []*VmInfo              `protobuf:"bytes,1,rep,name=vms,proto3" json:"vms,omitempty"`
+	// Empty on the last page. VMs that are created or deleted meanwhile never shift the pages that follow.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// All VMs that match state_filter at the moment of this page.
+	TotalCount    int32 `protobuf:"varint,3,opt,name=total_count,json=totalCount,proto3" json:"total_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1816,15 +1916,18 @@ func (x *ListVmsResponse) GetTotalCount() int32 {
 	return 0
 }
 
+// VmInfo is a VM in a list.
 type VmInfo struct {
-	state             protoimpl.MessageState `protogen:"open.v1"`
-	VmId              string                 `protobuf:"bytes,1,opt,name=vm_id,json=vmId,proto3" json:"vm_id,omitempty"`
-	State             VmState                `protobuf:"varint,2,opt,name=state,proto3,enum=vmprovisioner.v1.VmState" json:"state,omitempty"`
-	VcpuCount         int32                  `protobuf:"varint,3,opt,name=vcpu_count,json=vcpuCount,proto3" json:"vcpu_count,omitempty"`
-	MemorySizeBytes   int64                  `protobuf:"varint,4,opt,name=memory_size_bytes,json=memorySizeBytes,proto3" json:"memory_size_bytes,omitempty"`
-	CreatedTimestamp  int64                  `protobuf:"varint,5,opt,name=created_timestamp,json=createdTimestamp,proto3" json:"created_timestamp,omitempty"`
-	ModifiedTimestamp int64                  `protobuf:"varint,6,opt,name=modified_timestamp,json=modifiedTimestamp,proto3" json:"modified_timestamp,omitempty"`
-	Metadata          map[string]string      `protobuf:"bytes,7,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	VmId            string                 `protobuf:"bytes,1,opt,name=vm_id,json=vmId,proto3" json:"vm_id,omitempty"`
+	State           VmState                `protobuf:"varint,2,opt,name=state,proto3,enum=vmprovisioner.v1.VmState" json:"state,omitempty"`
+	VcpuCount       int32                  `protobuf:"varint,3,opt,name=vcpu_count,json=vcpuCount,proto3" json:"vcpu_count,omitempty"`
+	MemorySizeBytes int64                  `protobuf:"varint,4,opt,name=memory_size_bytes,json=memorySizeBytes,proto3" json:"memory_size_bytes,omitempty"`
+	// When the VM was created, in unix seconds.
+	CreatedTimestamp int64 `protobuf:"varint,5,opt,name=created_timestamp,json=createdTimestamp,proto3" json:"created_timestamp,omitempty"`
+	// When its state last changed, in unix seconds.
+	ModifiedTimestamp int64             `protobuf:"varint,6,opt,name=modified_timestamp,json=modifiedTimestamp,proto3" json:"modified_timestamp,omitempty"`
+	Metadata          map[string]string `protobuf:"bytes,7,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -1908,129 +2011,283 @@ func (x *VmInfo) GetMetadata() map[string]string {
 	return nil
 }
 
+type StreamConsoleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	VmId  string                 `protobuf:"bytes,1,opt,name=vm_id,json=vmId,proto3" json:"vm_id,omitempty"`
+	// Go on sending what the guest writes until the client leaves or the VM is deleted. Without it the stream ends
+	// where the kept output ends.
+	Follow bool `protobuf:"varint,2,opt,name=follow,proto3" json:"follow,omitempty"`
+	// Start this many bytes before the end; 0 means with the oldest byte that is kept.
+	TailBytes     int64 `protobuf:"varint,3,opt,name=tail_bytes,json=tailBytes,proto3" json:"tail_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamConsoleRequest) Reset() {
+	*x = StreamConsoleRequest{}
+	mi := &file_vmprovisioner_v1_vmprovisioner_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamConsoleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamConsoleRequest) ProtoMessage() {}
+
+func (x *StreamConsoleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vmprovisioner_v1_vmprovisioner_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamConsoleRequest.ProtoReflect.Descriptor instead.
+func (*StreamConsoleRequest) Descriptor() ([]byte, []int) {
+	return file_vmprovisioner_v1_vmprovisioner_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *StreamConsoleRequest) GetVmId() string {
+	if x != nil {
+		return x.VmId
+	}
+	return ""
+}
+
+func (x *StreamConsoleRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
+}
+
+func (x *StreamConsoleRequest) GetTailBytes() int64 {
+	if x != nil {
+		return x.TailBytes
+	}
+	return 0
+}
+
+type StreamConsoleResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes as the guest wrote them; not necessarily text.
+	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// Position of the first byte of data, counted from the first byte that the VM ever wrote.
+	Offset int64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	// Bytes just before offset that this stream had to skip, because they are kept no more.
+	LostBytes     int64 `protobuf:"varint,3,opt,name=lost_bytes,json=lostBytes,proto3" json:"lost_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamConsoleResponse) Reset() {
+	*x = StreamConsoleResponse{}
+	mi := &file_vmprovisioner_v1_vmprovisioner_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamConsoleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamConsoleResponse) ProtoMessage() {}
+
+func (x *StreamConsoleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vmprovisioner_v1_vmprovisioner_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamConsoleResponse.ProtoReflect.Descriptor instead.
+func (*StreamConsoleResponse) Descriptor() ([]byte, []int) {
+	return file_vmprovisioner_v1_vmprovisioner_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *StreamConsoleResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *StreamConsoleResponse) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *StreamConsoleResponse) GetLostBytes() int64 {
+	if x != nil {
+		return x.LostBytes
+	}
+	return 0
+}
+
 var File_vmprovisioner_v1_vmprovisioner_proto protoreflect.FileDescriptor
 
 const file_vmprovisioner_v1_vmprovisioner_proto_rawDesc = "" +
 	"\n" +
-	"$vmprovisioner/v1/vmprovisioner.proto\x12\x10vmprovisioner.v1\"\xda\x03\n" +
-	"\bVmConfig\x12-\n" +
-	"\x03cpu\x18\x01 \x01(\v2\x1b.vmprovisioner.v1.CpuConfigR\x03cpu\x126\n" +
-	"\x06memory\x18\x02 \x01(\v2\x1e.vmprovisioner.v1.MemoryConfigR\x06memory\x120\n" +
-	"\x04boot\x18\x03 \x01(\v2\x1c.vmprovisioner.v1.BootConfigR\x04boot\x129\n" +
-	"\astorage\x18\x04 \x03(\v2\x1f.vmprovisioner.v1.StorageDeviceR\astorage\x12<\n" +
-	"\anetwork\x18\x05 \x03(\v2\".vmprovisioner.v1.NetworkInterfaceR\anetwork\x129\n" +
-	"\aconsole\x18\x06 \x01(\v2\x1f.vmprovisioner.v1.ConsoleConfigR\aconsole\x12D\n" +
-	"\bmetadata\x18\a \x03(\v2(.vmprovisioner.v1.VmConfig.MetadataEntryR\bmetadata\x1a;\n" +
+	"$vmprovisioner/v1/vmprovisioner.proto\x12\x10vmprovisioner.v1\x1a\x1bbuf/validate/validate.proto\"\x9b\t\n" +
+	"\bVmConfig\x125\n" +
+	"\x03cpu\x18\x01 \x01(\v2\x1b.vmprovisioner.v1.CpuConfigB\x06\xbaH\x03\xc8\x01\x01R\x03cpu\x12>\n" +
+	"\x06memory\x18\x02 \x01(\v2\x1e.vmprovisioner.v1.MemoryConfigB\x06\xbaH\x03\xc8\x01\x01R\x06memory\x128\n" +
+	"\x04boot\x18\x03 \x01(\v2\x1c.vmprovisioner.v1.BootConfigB\x06\xbaH\x03\xc8\x01\x01R\x04boot\x12\xaa\x02\n" +
+	"\astorage\x18\x04 \x03(\v2\x1f.vmprovisioner.v1.StorageDeviceB\xee\x01\xbaH\xea\x01\xba\x01d\n" +
+	"\x12storage.unique_ids\x12\x1ctwo devices have the same id\x1a0this.filter(d, d.id != '').map(d, d.id).unique()\xba\x01{\n" +
+	"\x10storage.one_root\x129more than one device has is_root_device; mark at most one\x1a,this.filter(d, d.is_root_device).size() <= 1\x92\x01\x02\x10\x10R\astorage\x12\xca\x03\n" +
+	"\anetwork\x18\x05 \x03(\v2\".vmprovisioner.v1.NetworkInterfaceB\x8b\x03\xbaH\x87\x03\xba\x01g\n" +
+	"\x12network.unique_ids\x12\x1ftwo interfaces have the same id\x1a0this.filter(n, n.id != '').map(n, n.id).unique()\xba\x01\x90\x01\n" +
+	"\x13network.unique_macs\x12(two interfaces have the same mac_address\x1aOthis.filter(n, n.mac_address != '').map(n, n.mac_address.lowerAscii()).unique()\xba\x01\x80\x01\n" +
+	"\x13network.unique_taps\x12'two interfaces have the same tap_device\x1a@this.filter(n, n.tap_device != '').map(n, n.tap_device).unique()\x92\x01\x02\x10\bR\anetwork\x129\n" +
+	"\aconsole\x18\x06 \x01(\v2\x1f.vmprovisioner.v1.ConsoleConfigR\aconsole\x12l\n" +
+	"\bmetadata\x18\a \x03(\v2(.vmprovisioner.v1.VmConfig.MetadataEntryB&\xbaH#\x9a\x01 \x10@\"\x15r\x13\x10\x01(\x80\x012\f^[^\\p{Cc}]*$*\x05r\x03(\x80\bR\bmetadata\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8f\x02\n" +
-	"\tCpuConfig\x12\x1d\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9b\a\n" +
+	"\tCpuConfig\x12)\n" +
 	"\n" +
-	"vcpu_count\x18\x01 \x01(\x05R\tvcpuCount\x12$\n" +
-	"\x0emax_vcpu_count\x18\x02 \x01(\x05R\fmaxVcpuCount\x129\n" +
-	"\btopology\x18\x03 \x01(\v2\x1d.vmprovisioner.v1.CpuTopologyR\btopology\x12E\n" +
-	"\bfeatures\x18\x04 \x03(\v2).vmprovisioner.v1.CpuConfig.FeaturesEntryR\bfeatures\x1a;\n" +
+	"vcpu_count\x18\x01 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x80\x02(\x01R\tvcpuCount\x120\n" +
+	"\x0emax_vcpu_count\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x80\x02(\x00R\fmaxVcpuCount\x129\n" +
+	"\btopology\x18\x03 \x01(\v2\x1d.vmprovisioner.v1.CpuTopologyR\btopology\x12\x7f\n" +
+	"\bfeatures\x18\x04 \x03(\v2).vmprovisioner.v1.CpuConfig.FeaturesEntryB8\xbaH5\x9a\x012\x10 \"\x1ar\x182\x16^[A-Za-z0-9_.-]{1,64}$*\x12r\x102\x0e^[ -~]{0,256}$R\bfeatures\x1a;\n" +
 	"\rFeaturesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"{\n" +
-	"\vCpuTopology\x12\x18\n" +
-	"\asockets\x18\x01 \x01(\x05R\asockets\x12(\n" +
-	"\x10cores_per_socket\x18\x02 \x01(\x05R\x0ecoresPerSocket\x12(\n" +
-	"\x10threads_per_core\x18\x03 \x01(\x05R\x0ethreadsPerCore\"\xff\x01\n" +
-	"\fMemoryConfig\x12\x1d\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:\xb7\x04\xbaH\xb3\x04\x1a\x8d\x01\n" +
+	"%in.max_vcpu_count.at_least_vcpu_count\x12 must be 0 or at least vcpu_count\x1aBthis.max_vcpu_count == 0 || this.max_vcpu_count >= this.vcpu_count\x1a\xa0\x03\n" +
+	"\x13in.topology.product\x12csockets x cores_per_socket x threads_per_core must be max_vcpu_count, or vcpu_count where that is 0\x1a\xa3\x02!has(this.topology) || this.topology.sockets > 256 || this.topology.cores_per_socket > 256 || this.topology.threads_per_core > 256 || this.topology.sockets * this.topology.cores_per_socket * this.topology.threads_per_core == (this.max_vcpu_count == 0 ? this.vcpu_count : this.max_vcpu_count)\"\x9f\x01\n" +
+	"\vCpuTopology\x12$\n" +
+	"\asockets\x18\x01 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x80\x02(\x01R\asockets\x124\n" +
+	"\x10cores_per_socket\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x80\x02(\x01R\x0ecoresPerSocket\x124\n" +
+	"\x10threads_per_core\x18\x03 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x80\x02(\x01R\x0ethreadsPerCore\"\xa4\x05\n" +
+	"\fMemoryConfig\x12\x85\x01\n" +
 	"\n" +
-	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\x12'\n" +
-	"\x0fhotplug_enabled\x18\x02 \x01(\bR\x0ehotplugEnabled\x12$\n" +
-	"\x0emax_size_bytes\x18\x03 \x01(\x03R\fmaxSizeBytes\x12E\n" +
-	"\abacking\x18\x04 \x03(\v2+.vmprovisioner.v1.MemoryConfig.BackingEntryR\abacking\x1a:\n" +
+	"size_bytes\x18\x01 \x01(\x03Bf\xbaHc\xba\x01R\n" +
+	"\x14size_bytes.whole_mib\x12%must be a multiple of 1048576 (1 MiB)\x1a\x13this % 1048576 == 0\"\f\x18\x80\x80\x80\x80\x80\x80\x01(\x80\x80@R\tsizeBytes\x12'\n" +
+	"\x0fhotplug_enabled\x18\x02 \x01(\bR\x0ehotplugEnabled\x12\x8e\x01\n" +
+	"\x0emax_size_bytes\x18\x03 \x01(\x03Bh\xbaHe\xba\x01V\n" +
+	"\x18max_size_bytes.whole_mib\x12%must be a multiple of 1048576 (1 MiB)\x1a\x13this % 1048576 == 0\"\n" +
+	"\x18\x80\x80\x80\x80\x80\x80\x01(\x00R\fmaxSizeBytes\x12\x7f\n" +
+	"\abacking\x18\x04 \x03(\v2+.vmprovisioner.v1.MemoryConfig.BackingEntryB8\xbaH5\x9a\x012\x10 \"\x1ar\x182\x16^[A-Za-z0-9_.-]{1,64}$*\x12r\x102\x0e^[ -~]{0,256}$R\abacking\x1a:\n" +
 	"\fBackingEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x81\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:\x94\x01\xbaH\x90\x01\x1a\x8d\x01\n" +
+	"%in.max_size_bytes.at_least_size_bytes\x12 must be 0 or at least size_bytes\x1aBthis.max_size_bytes == 0 || this.max_size_bytes >= this.size_bytes\"\xc6\x04\n" +
 	"\n" +
-	"BootConfig\x12\x1f\n" +
-	"\vkernel_path\x18\x01 \x01(\tR\n" +
-	"kernelPath\x12\x1f\n" +
-	"\vinitrd_path\x18\x02 \x01(\tR\n" +
-	"initrdPath\x12\x1f\n" +
-	"\vkernel_args\x18\x03 \x01(\tR\n" +
-	"kernelArgs\x12P\n" +
-	"\fboot_options\x18\x04 \x03(\v2-.vmprovisioner.v1.BootConfig.BootOptionsEntryR\vbootOptions\x1a>\n" +
+	"BootConfig\x12\x99\x01\n" +
+	"\vkernel_path\x18\x01 \x01(\tBx\xbaHu\xba\x01[\n" +
+	"\x15kernel_path.no_dotdot\x12\x1fmust not have .. as a component\x1a!!this.matches('(^|/)[.][.](/|$)')\xc8\x01\x01r\x12(\x80\b2\r^/[^\\p{Cc}]*$R\n" +
+	"kernelPath\x12\x99\x01\n" +
+	"\vinitrd_path\x18\x02 \x01(\tBx\xbaHu\xba\x01[\n" +
+	"\x15initrd_path.no_dotdot\x12\x1fmust not have .. as a component\x1a!!this.matches('(^|/)[.][.](/|$)')r\x15(\x80\b2\x10^(/[^\\p{Cc}]*)?$R\n" +
+	"initrdPath\x123\n" +
+	"\vkernel_args\x18\x03 \x01(\tB\x12\xbaH\x0fr\r(\xd0\x0f2\b^[ -~]*$R\n" +
+	"kernelArgs\x12\x8a\x01\n" +
+	"\fboot_options\x18\x04 \x03(\v2-.vmprovisioner.v1.BootConfig.BootOptionsEntryB8\xbaH5\x9a\x012\x10 \"\x1ar\x182\x16^[A-Za-z0-9_.-]{1,64}$*\x12r\x102\x0e^[ -~]{0,256}$R\vbootOptions\x1a>\n" +
 	"\x10BootOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa1\x02\n" +
-	"\rStorageDevice\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\tR\x04path\x12\x1b\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x96\x04\n" +
+	"\rStorageDevice\x12:\n" +
+	"\x02id\x18\x01 \x01(\tB*\xbaH'r%2#^([A-Za-z0-9][A-Za-z0-9_-]{0,62})?$R\x02id\x12\x85\x01\n" +
+	"\x04path\x18\x02 \x01(\tBq\xbaHn\xba\x01T\n" +
+	"\x0epath.no_dotdot\x12\x1fmust not have .. as a component\x1a!!this.matches('(^|/)[.][.](/|$)')\xc8\x01\x01r\x12(\x80\b2\r^/[^\\p{Cc}]*$R\x04path\x12\x1b\n" +
 	"\tread_only\x18\x03 \x01(\bR\breadonly\x12$\n" +
-	"\x0eis_root_device\x18\x04 \x01(\bR\fisRootDevice\x12%\n" +
-	"\x0einterface_type\x18\x05 \x01(\tR\rinterfaceType\x12F\n" +
-	"\aoptions\x18\x06 \x03(\v2,.vmprovisioner.v1.StorageDevice.OptionsEntryR\aoptions\x1a:\n" +
+	"\x0eis_root_device\x18\x04 \x01(\bR\fisRootDevice\x12?\n" +
+	"\x0einterface_type\x18\x05 \x01(\tB\x18\xbaH\x15r\x132\x11^[a-z0-9-]{0,32}$R\rinterfaceType\x12\x80\x01\n" +
+	"\aoptions\x18\x06 \x03(\v2,.vmprovisioner.v1.StorageDevice.OptionsEntryB8\xbaH5\x9a\x012\x10 \"\x1ar\x182\x16^[A-Za-z0-9_.-]{1,64}$*\x12r\x102\x0e^[ -~]{0,256}$R\aoptions\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x90\x02\n" +
-	"\x10NetworkInterface\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1f\n" +
-	"\vmac_address\x18\x02 \x01(\tR\n" +
-	"macAddress\x12\x1d\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x93\x05\n" +
+	"\x10NetworkInterface\x12:\n" +
+	"\x02id\x18\x01 \x01(\tB*\xbaH'r%2#^([A-Za-z0-9][A-Za-z0-9_-]{0,62})?$R\x02id\x12\xb3\x01\n" +
+	"\vmac_address\x18\x02 \x01(\tB\x91\x01\xbaH\x8d\x01\xba\x01U\n" +
+	"\x14mac_address.not_zero\x12 must not be the all-zero address\x1a\x1bthis != '00:00:00:00:00:00'r321^([0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5})?$R\n" +
+	"macAddress\x12\x89\x01\n" +
 	"\n" +
-	"tap_device\x18\x03 \x01(\tR\ttapDevice\x12%\n" +
-	"\x0einterface_type\x18\x04 \x01(\tR\rinterfaceType\x12I\n" +
-	"\aoptions\x18\x05 \x03(\v2/.vmprovisioner.v1.NetworkInterface.OptionsEntryR\aoptions\x1a:\n" +
+	"tap_device\x18\x03 \x01(\tBj\xbaHg\xba\x01G\n" +
+	"\x13tap_device.not_dots\x12\x13must not be . or ..\x1a\x1bthis != '.' && this != '..'r\x1b2\x19^([A-Za-z0-9_.-]{1,15})?$R\ttapDevice\x12?\n" +
+	"\x0einterface_type\x18\x04 \x01(\tB\x18\xbaH\x15r\x132\x11^[a-z0-9-]{0,32}$R\rinterfaceType\x12\x83\x01\n" +
+	"\aoptions\x18\x05 \x03(\v2/.vmprovisioner.v1.NetworkInterface.OptionsEntryB8\xbaH5\x9a\x012\x10 \"\x1ar\x182\x16^[A-Za-z0-9_.-]{1,64}$*\x12r\x102\x0e^[ -~]{0,256}$R\aoptions\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"z\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdb\x03\n" +
 	"\rConsoleConfig\x12\x18\n" +
-	"\aenabled\x18\x01 \x01(\bR\aenabled\x12\x16\n" +
-	"\x06output\x18\x02 \x01(\tR\x06output\x12\x14\n" +
-	"\x05input\x18\x03 \x01(\tR\x05input\x12!\n" +
-	"\fconsole_type\x18\x04 \x01(\tR\vconsoleType\"Z\n" +
-	"\x0fCreateVmRequest\x12\x13\n" +
-	"\x05vm_id\x18\x01 \x01(\tR\x04vmId\x122\n" +
-	"\x06config\x18\x02 \x01(\v2\x1a.vmprovisioner.v1.VmConfigR\x06config\"X\n" +
+	"\aenabled\x18\x01 \x01(\bR\aenabled\x12*\n" +
+	"\x06output\x18\x02 \x01(\tB\x12\xbaH\x0fr\rR\x00R\x03logR\x04noneR\x06output\x12#\n" +
+	"\x05input\x18\x03 \x01(\tB\r\xbaH\n" +
+	"r\bR\x00R\x04noneR\x05input\x12:\n" +
+	"\fconsole_type\x18\x04 \x01(\tB\x17\xbaH\x14r\x12R\x00R\x06serialR\x06virtioR\vconsoleType:\xa2\x02\xbaH\x9e\x02\x1a\x90\x01\n" +
+	"\x17in.output.needs_enabled\x12Ha console that is not enabled has no output to keep; set enabled to true\x1a+this.enabled || this.output in ['', 'none']\x1a\x88\x01\n" +
+	"\x1din.console_type.needs_enabled\x12>a console that is not enabled has no type; set enabled to true\x1a'this.enabled || this.console_type == ''\"\x92\x01\n" +
+	"\x0fCreateVmRequest\x12C\n" +
+	"\x05vm_id\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?)?$R\x04vmId\x12:\n" +
+	"\x06config\x18\x02 \x01(\v2\x1a.vmprovisioner.v1.VmConfigB\x06\xbaH\x03\xc8\x01\x01R\x06config\"X\n" +
 	"\x10CreateVmResponse\x12\x13\n" +
 	"\x05vm_id\x18\x01 \x01(\tR\x04vmId\x12/\n" +
-	"\x05state\x18\x02 \x01(\x0e2\x19.vmprovisioner.v1.VmStateR\x05state\"<\n" +
-	"\x0fDeleteVmRequest\x12\x13\n" +
-	"\x05vm_id\x18\x01 \x01(\tR\x04vmId\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x19.vmprovisioner.v1.VmStateR\x05state\"l\n" +
+	"\x0fDeleteVmRequest\x12C\n" +
+	"\x05vm_id\x18\x01 \x01(\tB.\xbaH+\xc8\x01\x01r&2$^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$R\x04vmId\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\",\n" +
 	"\x10DeleteVmResponse\x12\x18\n" +
-	"\asuccess\x18\x01 \x01(\bR\asuccess\"$\n" +
-	"\rBootVmRequest\x12\x13\n" +
-	"\x05vm_id\x18\x01 \x01(\tR\x04vmId\"[\n" +
+	"\asuccess\x18\x01 \x01(\bR\asuccess\"T\n" +
+	"\rBootVmRequest\x12C\n" +
+	"\x05vm_id\x18\x01 \x01(\tB.\xbaH+\xc8\x01\x01r&2$^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$R\x04vmId\"[\n" +
 	"\x0eBootVmResponse\x12\x18\n" +
 	"\asuccess\x18\x01 \x01(\bR\asuccess\x12/\n" +
-	"\x05state\x18\x02 \x01(\x0e2\x19.vmprovisioner.v1.VmStateR\x05state\"g\n" +
-	"\x11ShutdownVmRequest\x12\x13\n" +
-	"\x05vm_id\x18\x01 \x01(\tR\x04vmId\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\x12'\n" +
-	"\x0ftimeout_seconds\x18\x03 \x01(\x05R\x0etimeoutSeconds\"_\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x19.vmprovisioner.v1.VmStateR\x05state\"\xa3\x01\n" +
+	"\x11ShutdownVmRequest\x12C\n" +
+	"\x05vm_id\x18\x01 \x01(\tB.\xbaH+\xc8\x01\x01r&2$^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$R\x04vmId\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\x123\n" +
+	"\x0ftimeout_seconds\x18\x03 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x90\x1c(\x00R\x0etimeoutSeconds\"_\n" +
 	"\x12ShutdownVmResponse\x12\x18\n" +
 	"\asuccess\x18\x01 \x01(\bR\asuccess\x12/\n" +
-	"\x05state\x18\x02 \x01(\x0e2\x19.vmprovisioner.v1.VmStateR\x05state\"%\n" +
-	"\x0ePauseVmRequest\x12\x13\n" +
-	"\x05vm_id\x18\x01 \x01(\tR\x04vmId\"\\\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x19.vmprovisioner.v1.VmStateR\x05state\"U\n" +
+	"\x0ePauseVmRequest\x12C\n" +
+	"\x05vm_id\x18\x01 \x01(\tB.\xbaH+\xc8\x01\x01r&2$^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$R\x04vmId\"\\\n" +
 	"\x0fPauseVmResponse\x12\x18\n" +
 	"\asuccess\x18\x01 \x01(\bR\asuccess\x12/\n" +
-	"\x05state\x18\x02 \x01(\x0e2\x19.vmprovisioner.v1.VmStateR\x05state\"&\n" +
-	"\x0fResumeVmRequest\x12\x13\n" +
-	"\x05vm_id\x18\x01 \x01(\tR\x04vmId\"]\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x19.vmprovisioner.v1.VmStateR\x05state\"V\n" +
+	"\x0fResumeVmRequest\x12C\n" +
+	"\x05vm_id\x18\x01 \x01(\tB.\xbaH+\xc8\x01\x01r&2$^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$R\x04vmId\"]\n" +
 	"\x10ResumeVmResponse\x12\x18\n" +
 	"\asuccess\x18\x01 \x01(\bR\asuccess\x12/\n" +
-	"\x05state\x18\x02 \x01(\x0e2\x19.vmprovisioner.v1.VmStateR\x05state\"<\n" +
-	"\x0fRebootVmRequest\x12\x13\n" +
-	"\x05vm_id\x18\x01 \x01(\tR\x04vmId\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x19.vmprovisioner.v1.VmStateR\x05state\"l\n" +
+	"\x0fRebootVmRequest\x12C\n" +
+	"\x05vm_id\x18\x01 \x01(\tB.\xbaH+\xc8\x01\x01r&2$^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$R\x04vmId\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"]\n" +
 	"\x10RebootVmResponse\x12\x18\n" +
 	"\asuccess\x18\x01 \x01(\bR\asuccess\x12/\n" +
-	"\x05state\x18\x02 \x01(\x0e2\x19.vmprovisioner.v1.VmStateR\x05state\"'\n" +
-	"\x10GetVmInfoRequest\x12\x13\n" +
-	"\x05vm_id\x18\x01 \x01(\tR\x04vmId\"\xdd\x02\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x19.vmprovisioner.v1.VmStateR\x05state\"W\n" +
+	"\x10GetVmInfoRequest\x12C\n" +
+	"\x05vm_id\x18\x01 \x01(\tB.\xbaH+\xc8\x01\x01r&2$^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$R\x04vmId\"\xb9\x03\n" +
 	"\x11GetVmInfoResponse\x12\x13\n" +
 	"\x05vm_id\x18\x01 \x01(\tR\x04vmId\x122\n" +
 	"\x06config\x18\x02 \x01(\v2\x1a.vmprovisioner.v1.VmConfigR\x06config\x12/\n" +
 	"\x05state\x18\x03 \x01(\x0e2\x19.vmprovisioner.v1.VmStateR\x05state\x125\n" +
 	"\ametrics\x18\x04 \x01(\v2\x1b.vmprovisioner.v1.VmMetricsR\ametrics\x12W\n" +
-	"\fbackend_info\x18\x05 \x03(\v24.vmprovisioner.v1.GetVmInfoResponse.BackendInfoEntryR\vbackendInfo\x1a>\n" +
+	"\fbackend_info\x18\x05 \x03(\v24.vmprovisioner.v1.GetVmInfoResponse.BackendInfoEntryR\vbackendInfo\x12+\n" +
+	"\x11created_timestamp\x18\n" +
+	" \x01(\x03R\x10createdTimestamp\x12-\n" +
+	"\x12modified_timestamp\x18\v \x01(\x03R\x11modifiedTimestamp\x1a>\n" +
 	"\x10BackendInfoEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x96\x02\n" +
@@ -2050,12 +2307,13 @@ const file_vmprovisioner_v1_vmprovisioner_proto_rawDesc = "" +
 	"bytes_read\x18\x01 \x01(\x03R\tbytesRead\x12#\n" +
 	"\rbytes_written\x18\x02 \x01(\x03R\fbytesWritten\x12'\n" +
 	"\x0fread_operations\x18\x03 \x01(\x03R\x0ereadOperations\x12)\n" +
-	"\x10write_operations\x18\x04 \x01(\x03R\x0fwriteOperations\"\x8a\x01\n" +
-	"\x0eListVmsRequest\x12<\n" +
-	"\fstate_filter\x18\x01 \x03(\x0e2\x19.vmprovisioner.v1.VmStateR\vstateFilter\x12\x1b\n" +
-	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\x10write_operations\x18\x04 \x01(\x03R\x0fwriteOperations\"\xb5\x01\n" +
+	"\x0eListVmsRequest\x12Q\n" +
+	"\fstate_filter\x18\x01 \x03(\x0e2\x19.vmprovisioner.v1.VmStateB\x13\xbaH\x10\x92\x01\r\x10\x04\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\vstateFilter\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"\x86\x01\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03(\x80\x02R\tpageToken\"\x86\x01\n" +
 	"\x0fListVmsResponse\x12*\n" +
 	"\x03vms\x18\x01 \x03(\v2\x18.vmprovisioner.v1.VmInfoR\x03vms\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1f\n" +
@@ -2072,13 +2330,23 @@ const file_vmprovisioner_v1_vmprovisioner_proto_rawDesc = "" +
 	"\bmetadata\x18\a \x03(\v2&.vmprovisioner.v1.VmInfo.MetadataEntryR\bmetadata\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*{\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9b\x01\n" +
+	"\x14StreamConsoleRequest\x12C\n" +
+	"\x05vm_id\x18\x01 \x01(\tB.\xbaH+\xc8\x01\x01r&2$^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$R\x04vmId\x12\x16\n" +
+	"\x06follow\x18\x02 \x01(\bR\x06follow\x12&\n" +
+	"\n" +
+	"tail_bytes\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\ttailBytes\"b\n" +
+	"\x15StreamConsoleResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x1d\n" +
+	"\n" +
+	"lost_bytes\x18\x03 \x01(\x03R\tlostBytes*{\n" +
 	"\aVmState\x12\x18\n" +
 	"\x14VM_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10VM_STATE_CREATED\x10\x01\x12\x14\n" +
 	"\x10VM_STATE_RUNNING\x10\x02\x12\x13\n" +
 	"\x0fVM_STATE_PAUSED\x10\x03\x12\x15\n" +
-	"\x11VM_STATE_SHUTDOWN\x10\x042\xf3\x05\n" +
+	"\x11VM_STATE_SHUTDOWN\x10\x042\xd7\x06\n" +
 	"\tVmService\x12Q\n" +
 	"\bCreateVm\x12!.vmprovisioner.v1.CreateVmRequest\x1a\".vmprovisioner.v1.CreateVmResponse\x12Q\n" +
 	"\bDeleteVm\x12!.vmprovisioner.v1.DeleteVmRequest\x1a\".vmprovisioner.v1.DeleteVmResponse\x12K\n" +
@@ -2089,7 +2357,8 @@ const file_vmprovisioner_v1_vmprovisioner_proto_rawDesc = "" +
 	"\bResumeVm\x12!.vmprovisioner.v1.ResumeVmRequest\x1a\".vmprovisioner.v1.ResumeVmResponse\x12Q\n" +
 	"\bRebootVm\x12!.vmprovisioner.v1.RebootVmRequest\x1a\".vmprovisioner.v1.RebootVmResponse\x12T\n" +
 	"\tGetVmInfo\x12\".vmprovisioner.v1.GetVmInfoRequest\x1a#.vmprovisioner.v1.GetVmInfoResponse\x12N\n" +
-	"\aListVms\x12 .vmprovisioner.v1.ListVmsRequest\x1a!.vmprovisioner.v1.ListVmsResponseBPZNgithub.com/unkeyed/unkey/go/deploy/metald/gen/vmprovisioner/v1;vmprovisionerv1b\x06proto3"
+	"\aListVms\x12 .vmprovisioner.v1.ListVmsRequest\x1a!.vmprovisioner.v1.ListVmsResponse\x12b\n" +
+	"\rStreamConsole\x12&.vmprovisioner.v1.StreamConsoleRequest\x1a'.vmprovisioner.v1.StreamConsoleResponse0\x01BPZNgithub.com/unkeyed/unkey/go/deploy/metald/gen/vmprovisioner/v1;vmprovisionerv1b\x06proto3"
 
 var (
 	file_vmprovisioner_v1_vmprovisioner_proto_rawDescOnce sync.Once
@@ -2104,47 +2373,49 @@ func file_vmprovisioner_v1_vmprovisioner_proto_rawDescGZIP() []byte {
 }
 
 var file_vmprovisioner_v1_vmprovisioner_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_vmprovisioner_v1_vmprovisioner_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_vmprovisioner_v1_vmprovisioner_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_vmprovisioner_v1_vmprovisioner_proto_goTypes = []any{
-	(VmState)(0),               // 0: vmprovisioner.v1.VmState
-	(*VmConfig)(nil),           // 1: vmprovisioner.v1.VmConfig
-	(*CpuConfig)(nil),          // 2: vmprovisioner.v1.CpuConfig
-	(*CpuTopology)(nil),        // 3: vmprovisioner.v1.CpuTopology
-	(*MemoryConfig)(nil),       // 4: vmprovisioner.v1.MemoryConfig
-	(*BootConfig)(nil),         // 5: vmprovisioner.v1.BootConfig
-	(*StorageDevice)(nil),      // 6: vmprovisioner.v1.StorageDevice
-	(*NetworkInterface)(nil),   // 7: vmprovisioner.v1.NetworkInterface
-	(*ConsoleConfig)(nil),      // 8: vmprovisioner.v1.ConsoleConfig
-	(*CreateVmRequest)(nil),    // 9: vmprovisioner.v1.CreateVmRequest
-	(*CreateVmResponse)(nil),   // 10: vmprovisioner.v1.CreateVmResponse
-	(*DeleteVmRequest)(nil),    // 11: vmprovisioner.v1.DeleteVmRequest
-	(*DeleteVmResponse)(nil),   // 12: vmprovisioner.v1.DeleteVmResponse
-	(*BootVmRequest)(nil),      // 13: vmprovisioner.v1.BootVmRequest
-	(*BootVmResponse)(nil),     // 14: vmprovisioner.v1.BootVmResponse
-	(*ShutdownVmRequest)(nil),  // 15: vmprovisioner.v1.ShutdownVmRequest
-	(*ShutdownVmResponse)(nil), // 16: vmprovisioner.v1.ShutdownVmResponse
-	(*PauseVmRequest)(nil),     // 17: vmprovisioner.v1.PauseVmRequest
-	(*PauseVmResponse)(nil),    // 18: vmprovisioner.v1.PauseVmResponse
-	(*ResumeVmRequest)(nil),    // 19: vmprovisioner.v1.ResumeVmRequest
-	(*ResumeVmResponse)(nil),   // 20: vmprovisioner.v1.ResumeVmResponse
-	(*RebootVmRequest)(nil),    // 21: vmprovisioner.v1.RebootVmRequest
-	(*RebootVmResponse)(nil),   // 22: vmprovisioner.v1.RebootVmResponse
-	(*GetVmInfoRequest)(nil),   // 23: vmprovisioner.v1.GetVmInfoRequest
-	(*GetVmInfoResponse)(nil),  // 24: vmprovisioner.v1.GetVmInfoResponse
-	(*VmMetrics)(nil),          // 25: vmprovisioner.v1.VmMetrics
-	(*NetworkStats)(nil),       // 26: vmprovisioner.v1.NetworkStats
-	(*StorageStats)(nil),       // 27: vmprovisioner.v1.StorageStats
-	(*ListVmsRequest)(nil),     // 28: vmprovisioner.v1.ListVmsRequest
-	(*ListVmsResponse)(nil),    // 29: vmprovisioner.v1.ListVmsResponse
-	(*VmInfo)(nil),             // 30: vmprovisioner.v1.VmInfo
-	nil,                        // 31: vmprovisioner.v1.VmConfig.MetadataEntry
-	nil,                        // 32: vmprovisioner.v1.CpuConfig.FeaturesEntry
-	nil,                        // 33: vmprovisioner.v1.MemoryConfig.BackingEntry
-	nil,                        // 34: vmprovisioner.v1.BootConfig.BootOptionsEntry
-	nil,                        // 35: vmprovisioner.v1.StorageDevice.OptionsEntry
-	nil,                        // 36: vmprovisioner.v1.NetworkInterface.OptionsEntry
-	nil,                        // 37: vmprovisioner.v1.GetVmInfoResponse.BackendInfoEntry
-	nil,                        // 38: vmprovisioner.v1.VmInfo.MetadataEntry
+	(VmState)(0),                  // 0: vmprovisioner.v1.VmState
+	(*VmConfig)(nil),              // 1: vmprovisioner.v1.VmConfig
+	(*CpuConfig)(nil),             // 2: vmprovisioner.v1.CpuConfig
+	(*CpuTopology)(nil),           // 3: vmprovisioner.v1.CpuTopology
+	(*MemoryConfig)(nil),          // 4: vmprovisioner.v1.MemoryConfig
+	(*BootConfig)(nil),            // 5: vmprovisioner.v1.BootConfig
+	(*StorageDevice)(nil),         // 6: vmprovisioner.v1.StorageDevice
+	(*NetworkInterface)(nil),      // 7: vmprovisioner.v1.NetworkInterface
+	(*ConsoleConfig)(nil),         // 8: vmprovisioner.v1.ConsoleConfig
+	(*CreateVmRequest)(nil),       // 9: vmprovisioner.v1.CreateVmRequest
+	(*CreateVmResponse)(nil),      // 10: vmprovisioner.v1.CreateVmResponse
+	(*DeleteVmRequest)(nil),       // 11: vmprovisioner.v1.DeleteVmRequest
+	(*DeleteVmResponse)(nil),      // 12: vmprovisioner.v1.DeleteVmResponse
+	(*BootVmRequest)(nil),         // 13: vmprovisioner.v1.BootVmRequest
+	(*BootVmResponse)(nil),        // 14: vmprovisioner.v1.BootVmResponse
+	(*ShutdownVmRequest)(nil),     // 15: vmprovisioner.v1.ShutdownVmRequest
+	(*ShutdownVmResponse)(nil),    // 16: vmprovisioner.v1.ShutdownVmResponse
+	(*PauseVmRequest)(nil),        // 17: vmprovisioner.v1.PauseVmRequest
+	(*PauseVmResponse)(nil),       // 18: vmprovisioner.v1.PauseVmResponse
+	(*ResumeVmRequest)(nil),       // 19: vmprovisioner.v1.ResumeVmRequest
+	(*ResumeVmResponse)(nil),      // 20: vmprovisioner.v1.ResumeVmResponse
+	(*RebootVmRequest)(nil),       // 21: vmprovisioner.v1.RebootVmRequest
+	(*RebootVmResponse)(nil),      // 22: vmprovisioner.v1.RebootVmResponse
+	(*GetVmInfoRequest)(nil),      // 23: vmprovisioner.v1.GetVmInfoRequest
+	(*GetVmInfoResponse)(nil),     // 24: vmprovisioner.v1.GetVmInfoResponse
+	(*VmMetrics)(nil),             // 25: vmprovisioner.v1.VmMetrics
+	(*NetworkStats)(nil),          // 26: vmprovisioner.v1.NetworkStats
+	(*StorageStats)(nil),          // 27: vmprovisioner.v1.StorageStats
+	(*ListVmsRequest)(nil),        // 28: vmprovisioner.v1.ListVmsRequest
+	(*ListVmsResponse)(nil),       // 29: vmprovisioner.v1.ListVmsResponse
+	(*VmInfo)(nil),                // 30: vmprovisioner.v1.VmInfo
+	(*StreamConsoleRequest)(nil),  // 31: vmprovisioner.v1.StreamConsoleRequest
+	(*StreamConsoleResponse)(nil), // 32: vmprovisioner.v1.StreamConsoleResponse
+	nil,                           // 33: vmprovisioner.v1.VmConfig.MetadataEntry
+	nil,                           // 34: vmprovisioner.v1.CpuConfig.FeaturesEntry
+	nil,                           // 35: vmprovisioner.v1.MemoryConfig.BackingEntry
+	nil,                           // 36: vmprovisioner.v1.BootConfig.BootOptionsEntry
+	nil,                           // 37: vmprovisioner.v1.StorageDevice.OptionsEntry
+	nil,                           // 38: vmprovisioner.v1.NetworkInterface.OptionsEntry
+	nil,                           // 39: vmprovisioner.v1.GetVmInfoResponse.BackendInfoEntry
+	nil,                           // 40: vmprovisioner.v1.VmInfo.MetadataEntry
 }
 var file_vmprovisioner_v1_vmprovisioner_proto_depIdxs = []int32{
 	2,  // 0: vmprovisioner.v1.VmConfig.cpu:type_name -> vmprovisioner.v1.CpuConfig
@@ -2153,13 +2424,13 @@ var file_vmprovisioner_v1_vmprovisioner_proto_depIdxs = []int32{
 	6,  // 3: vmprovisioner.v1.VmConfig.storage:type_name -> vmprovisioner.v1.StorageDevice
 	7,  // 4: vmprovisioner.v1.VmConfig.network:type_name -> vmprovisioner.v1.NetworkInterface
 	8,  // 5: vmprovisioner.v1.VmConfig.console:type_name -> vmprovisioner.v1.ConsoleConfig
-	31, // 6: vmprovisioner.v1.VmConfig.metadata:type_name -> vmprovisioner.v1.VmConfig.MetadataEntry
+	33, // 6: vmprovisioner.v1.VmConfig.metadata:type_name -> vmprovisioner.v1.VmConfig.MetadataEntry
 	3,  // 7: vmprovisioner.v1.CpuConfig.topology:type_name -> vmprovisioner.v1.CpuTopology
-	32, // 8: vmprovisioner.v1.CpuConfig.features:type_name -> vmprovisioner.v1.CpuConfig.FeaturesEntry
-	33, // 9: vmprovisioner.v1.MemoryConfig.backing:type_name -> vmprovisioner.v1.MemoryConfig.BackingEntry
-	34, // 10: vmprovisioner.v1.BootConfig.boot_options:type_name -> vmprovisioner.v1.BootConfig.BootOptionsEntry
-	35, // 11: vmprovisioner.v1.StorageDevice.options:type_name -> vmprovisioner.v1.StorageDevice.OptionsEntry
-	36, // 12: vmprovisioner.v1.NetworkInterface.options:type_name -> vmprovisioner.v1.NetworkInterface.OptionsEntry
+	34, // 8: vmprovisioner.v1.CpuConfig.features:type_name -> vmprovisioner.v1.CpuConfig.FeaturesEntry
+	35, // 9: vmprovisioner.v1.MemoryConfig.backing:type_name -> vmprovisioner.v1.MemoryConfig.BackingEntry
+	36, // 10: vmprovisioner.v1.BootConfig.boot_options:type_name -> vmprovisioner.v1.BootConfig.BootOptionsEntry
+	37, // 11: vmprovisioner.v1.StorageDevice.options:type_name -> vmprovisioner.v1.StorageDevice.OptionsEntry
+	38, // 12: vmprovisioner.v1.NetworkInterface.options:type_name -> vmprovisioner.v1.NetworkInterface.OptionsEntry
 	1,  // 13: vmprovisioner.v1.CreateVmRequest.config:type_name -> vmprovisioner.v1.VmConfig
 	0,  // 14: vmprovisioner.v1.CreateVmResponse.state:type_name -> vmprovisioner.v1.VmState
 	0,  // 15: vmprovisioner.v1.BootVmResponse.state:type_name -> vmprovisioner.v1.VmState
@@ -2170,13 +2441,13 @@ var file_vmprovisioner_v1_vmprovisioner_proto_depIdxs = []int32{
 	1,  // 20: vmprovisioner.v1.GetVmInfoResponse.config:type_name -> vmprovisioner.v1.VmConfig
 	0,  // 21: vmprovisioner.v1.GetVmInfoResponse.state:type_name -> vmprovisioner.v1.VmState
 	25, // 22: vmprovisioner.v1.GetVmInfoResponse.metrics:type_name -> vmprovisioner.v1.VmMetrics
-	37, // 23: vmprovisioner.v1.GetVmInfoResponse.backend_info:type_name -> vmprovisioner.v1.GetVmInfoResponse.BackendInfoEntry
+	39, // 23: vmprovisioner.v1.GetVmInfoResponse.backend_info:type_name -> vmprovisioner.v1.GetVmInfoResponse.BackendInfoEntry
 	26, // 24: vmprovisioner.v1.VmMetrics.network_stats:type_name -> vmprovisioner.v1.NetworkStats
 	27, // 25: vmprovisioner.v1.VmMetrics.storage_stats:type_name -> vmprovisioner.v1.StorageStats
 	0,  // 26: vmprovisioner.v1.ListVmsRequest.state_filter:type_name -> vmprovisioner.v1.VmState
 	30, // 27: vmprovisioner.v1.ListVmsResponse.vms:type_name -> vmprovisioner.v1.VmInfo
 	0,  // 28: vmprovisioner.v1.VmInfo.state:type_name -> vmprovisioner.v1.VmState
-	38, // 29: vmprovisioner.v1.VmInfo.metadata:type_name -> vmprovisioner.v1.VmInfo.MetadataEntry
+	40, // 29: vmprovisioner.v1.VmInfo.metadata:type_name -> vmprovisioner.v1.VmInfo.MetadataEntry
 	9,  // 30: vmprovisioner.v1.VmService.CreateVm:input_type -> vmprovisioner.v1.CreateVmRequest
 	11, // 31: vmprovisioner.v1.VmService.DeleteVm:input_type -> vmprovisioner.v1.DeleteVmRequest
 	13, // 32: vmprovisioner.v1.VmService.BootVm:input_type -> vmprovisioner.v1.BootVmRequest
@@ -2186,17 +2457,19 @@ var file_vmprovisioner_v1_vmprovisioner_proto_depIdxs = []int32{
 	21, // 36: vmprovisioner.v1.VmService.RebootVm:input_type -> vmprovisioner.v1.RebootVmRequest
 	23, // 37: vmprovisioner.v1.VmService.GetVmInfo:input_type -> vmprovisioner.v1.GetVmInfoRequest
 	28, // 38: vmprovisioner.v1.VmService.ListVms:input_type -> vmprovisioner.v1.ListVmsRequest
-	10, // 39: vmprovisioner.v1.VmService.CreateVm:output_type -> vmprovisioner.v1.CreateVmResponse
-	12, // 40: vmprovisioner.v1.VmService.DeleteVm:output_type -> vmprovisioner.v1.DeleteVmResponse
-	14, // 41: vmprovisioner.v1.VmService.BootVm:output_type -> vmprovisioner.v1.BootVmResponse
-	16, // 42: vmprovisioner.v1.VmService.ShutdownVm:output_type -> vmprovisioner.v1.ShutdownVmResponse
-	18, // 43: vmprovisioner.v1.VmService.PauseVm:output_type -> vmprovisioner.v1.PauseVmResponse
-	20, // 44: vmprovisioner.v1.VmService.ResumeVm:output_type -> vmprovisioner.v1.ResumeVmResponse
-	22, // 45: vmprovisioner.v1.VmService.RebootVm:output_type -> vmprovisioner.v1.RebootVmResponse
-	24, // 46: vmprovisioner.v1.VmService.GetVmInfo:output_type -> vmprovisioner.v1.GetVmInfoResponse
-	29, // 47: vmprovisioner.v1.VmService.ListVms:output_type -> vmprovisioner.v1.ListVmsResponse
-	39, // [39:48] is the sub-list for method output_type
-	30, // [30:39] is the sub-list for method input_type
+	31, // 39: vmprovisioner.v1.VmService.StreamConsole:input_type -> vmprovisioner.v1.StreamConsoleRequest
+	10, // 40: vmprovisioner.v1.VmService.CreateVm:output_type -> vmprovisioner.v1.CreateVmResponse
+	12, // 41: vmprovisioner.v1.VmService.DeleteVm:output_type -> vmprovisioner.v1.DeleteVmResponse
+	14, // 42: vmprovisioner.v1.VmService.BootVm:output_type -> vmprovisioner.v1.BootVmResponse
+	16, // 43: vmprovisioner.v1.VmService.ShutdownVm:output_type -> vmprovisioner.v1.ShutdownVmResponse
+	18, // 44: vmprovisioner.v1.VmService.PauseVm:output_type -> vmprovisioner.v1.PauseVmResponse
+	20, // 45: vmprovisioner.v1.VmService.ResumeVm:output_type -> vmprovisioner.v1.ResumeVmResponse
+	22, // 46: vmprovisioner.v1.VmService.RebootVm:output_type -> vmprovisioner.v1.RebootVmResponse
+	24, // 47: vmprovisioner.v1.VmService.GetVmInfo:output_type -> vmprovisioner.v1.GetVmInfoResponse
+	29, // 48: vmprovisioner.v1.VmService.ListVms:output_type -> vmprovisioner.v1.ListVmsResponse
+	32, // 49: vmprovisioner.v1.VmService.StreamConsole:output_type -> vmprovisioner.v1.StreamConsoleResponse
+	40, // [40:50] is the sub-list for method output_type
+	30, // [30:40] is the sub-list for method input_type
 	30, // [30:30] is the sub-list for extension type_name
 	30, // [30:30] is the sub-list for extension extendee
 	0,  // [0:30] is the sub-list for field type_name
@@ -2213,7 +2486,7 @@ func file_vmprovisioner_v1_vmprovisioner_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vmprovisioner_v1_vmprovisioner_proto_rawDesc), len(file_vmprovisioner_v1_vmprovisioner_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   38,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -2,6 +2,10 @@
 //
 // Source: vmprovisioner/v1/vmprovisioner.proto
 
+// The API of metald. What was published keeps its numbers, names and meaning for good; `buf breaking` against
+// published.binpb checks it. The rules of fields stand here and nowhere else: metald enforces them before a request
+// reaches any code of its own. The id of a rule that compares fields of a message is "in.<field>.<what>",
+// where <field> is the one that an error names.
 package vmprovisionerv1connect
 
 import (
@@ -51,19 +55,35 @@ const (
 	VmServiceGetVmInfoProcedure = "/vmprovisioner.v1.VmService/GetVmInfo"
 	// VmServiceListVmsProcedure is the fully-qualified name of the VmService's ListVms RPC.
 	VmServiceListVmsProcedure = "/vmprovisioner.v1.VmService/ListVms"
+	// VmServiceStreamConsoleProcedure is the fully-qualified name of the VmService's StreamConsole RPC.
+	VmServiceStreamConsoleProcedure = "/vmprovisioner.v1.VmService/StreamConsole"
 )
 
 // VmServiceClient is a client for the vmprovisioner.v1.VmService service.
 type VmServiceClient interface {
+	// CreateVm makes a VM: its record, its private disks and its VMM. The guest does not run yet.
+	// The same id with the same config answers as the first call did; with another config it is already_exists.
 	CreateVm(context.Context, *connect.Request[v1.CreateVmRequest]) (*connect.Response[v1.CreateVmResponse], error)
+	// DeleteVm removes a VM that is CREATED or SHUTDOWN with everything it had on this host; with force, any VM.
 	DeleteVm(context.Context, *connect.Request[v1.DeleteVmRequest]) (*connect.Response[v1.DeleteVmResponse], error)
+	// BootVm starts the guest of a VM that is CREATED, or starts it anew after SHUTDOWN with the same disks.
 	BootVm(context.Context, *connect.Request[v1.BootVmRequest]) (*connect.Response[v1.BootVmResponse], error)
+	// ShutdownVm asks the guest to power off and answers once the VMM has ended. A guest that did not stop in time
+	// stays RUNNING and the answer is deadline_exceeded. With force the VMM is ended at once.
 	ShutdownVm(context.Context, *connect.Request[v1.ShutdownVmRequest]) (*connect.Response[v1.ShutdownVmResponse], error)
+	// PauseVm stops the vCPUs of a RUNNING VM; its memory stays.
 	PauseVm(context.Context, *connect.Request[v1.PauseVmRequest]) (*connect.Response[v1.PauseVmResponse], error)
+	// ResumeVm lets a PAUSED VM go on.
 	ResumeVm(context.Context, *connect.Request[v1.ResumeVmRequest]) (*connect.Response[v1.ResumeVmResponse], error)
+	// RebootVm shuts a RUNNING VM down, as ShutdownVm does, and boots it again with the same disks.
 	RebootVm(context.Context, *connect.Request[v1.RebootVmRequest]) (*connect.Response[v1.RebootVmResponse], error)
+	// GetVmInfo returns what is known of a VM: config, observed state, measured usage.
 	GetVmInfo(context.Context, *connect.Request[v1.GetVmInfoRequest]) (*connect.Response[v1.GetVmInfoResponse], error)
+	// ListVms returns the VMs in order of their creation, page by page.
 	ListVms(context.Context, *connect.Request[v1.ListVmsRequest]) (*connect.Response[v1.ListVmsResponse], error)
+	// StreamConsole sends what the guest wrote to its console: what metald has kept of it and, with follow, what
+	// comes. A stream ends with the deletion of the VM; a reader that is too slow loses bytes and is told how many.
+	StreamConsole(context.Context, *connect.Request[v1.StreamConsoleRequest]) (*connect.ServerStreamForClient[v1.StreamConsoleResponse], error)
 }
 
 // NewVmServiceClient constructs a client for the vmprovisioner.v1.VmService service. By default, it
@@ -131,20 +151,27 @@ func NewVmServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...c
 			connect.WithSchema(vmServiceMethods.ByName("ListVms")),
 			connect.WithClientOptions(opts...),
 		),
+		streamConsole: connect.NewClient[v1.StreamConsoleRequest, v1.StreamConsoleResponse](
+			httpClient,
+			baseURL+VmServiceStreamConsoleProcedure,
+			connect.WithSchema(vmServiceMethods.ByName("StreamConsole")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // vmServiceClient implements VmServiceClient.
 type vmServiceClient struct {
-	createVm   *connect.Client[v1.CreateVmRequest, v1.CreateVmResponse]
-	deleteVm   *connect.Client[v1.DeleteVmRequest, v1.DeleteVmResponse]
-	bootVm     *connect.Client[v1.BootVmRequest, v1.BootVmResponse]
-	shutdownVm *connect.Client[v1.ShutdownVmRequest, v1.ShutdownVmResponse]
-	pauseVm    *connect.Client[v1.PauseVmRequest, v1.PauseVmResponse]
-	resumeVm   *connect.Client[v1.ResumeVmRequest, v1.ResumeVmResponse]
-	rebootVm   *connect.Client[v1.RebootVmRequest, v1.RebootVmResponse]
-	getVmInfo  *connect.Client[v1.GetVmInfoRequest, v1.GetVmInfoResponse]
-	listVms    *connect.Client[v1.ListVmsRequest, v1.ListVmsResponse]
+	createVm      *connect.Client[v1.CreateVmRequest, v1.CreateVmResponse]
+	deleteVm      *connect.Client[v1.DeleteVmRequest, v1.DeleteVmResponse]
+	bootVm        *connect.Client[v1.BootVmRequest, v1.BootVmResponse]
+	shutdownVm    *connect.Client[v1.ShutdownVmRequest, v1.ShutdownVmResponse]
+	pauseVm       *connect.Client[v1.PauseVmRequest, v1.PauseVmResponse]
+	resumeVm      *connect.Client[v1.ResumeVmRequest, v1.ResumeVmResponse]
+	rebootVm      *connect.Client[v1.RebootVmRequest, v1.RebootVmResponse]
+	getVmInfo     *connect.Client[v1.GetVmInfoRequest, v1.GetVmInfoResponse]
+	listVms       *connect.Client[v1.ListVmsRequest, v1.ListVmsResponse]
+	streamConsole *connect.Client[v1.StreamConsoleRequest, v1.StreamConsoleResponse]
 }
 
 // CreateVm calls vmprovisioner.v1.VmService.CreateVm.
@@ -192,17 +219,36 @@ func (c *vmServiceClient) ListVms(ctx context.Context, req *connect.Request[v1.L
 	return c.listVms.CallUnary(ctx, req)
 }
 
+// StreamConsole calls vmprovisioner.v1.VmService.StreamConsole.
+func (c *vmServiceClient) StreamConsole(ctx context.Context, req *connect.Request[v1.StreamConsoleRequest]) (*connect.ServerStreamForClient[v1.StreamConsoleResponse], error) {
+	return c.streamConsole.CallServerStream(ctx, req)
+}
+
 // VmServiceHandler is an implementation of the vmprovisioner.v1.VmService service.
 type VmServiceHandler interface {
+	// CreateVm makes a VM: its record, its private disks and its VMM. The guest does not run yet.
+	// The same id with the same config answers as the first call did; with another config it is already_exists.
 	CreateVm(context.Context, *connect.Request[v1.CreateVmRequest]) (*connect.Response[v1.CreateVmResponse], error)
+	// DeleteVm removes a VM that is CREATED or SHUTDOWN with everything it had on this host; with force, any VM.
 	DeleteVm(context.Context, *connect.Request[v1.DeleteVmRequest]) (*connect.Response[v1.DeleteVmResponse], error)
+	// BootVm starts the guest of a VM that is CREATED, or starts it anew after SHUTDOWN with the same disks.
 	BootVm(context.Context, *connect.Request[v1.BootVmRequest]) (*connect.Response[v1.BootVmResponse], error)
+	// ShutdownVm asks the guest to power off and answers once the VMM has ended. A guest that did not stop in time
+	// stays RUNNING and the answer is deadline_exceeded. With force the VMM is ended at once.
 	ShutdownVm(context.Context, *connect.Request[v1.ShutdownVmRequest]) (*connect.Response[v1.ShutdownVmResponse], error)
+	// PauseVm stops the vCPUs of a RUNNING VM; its memory stays.
 	PauseVm(context.Context, *connect.Request[v1.PauseVmRequest]) (*connect.Response[v1.PauseVmResponse], error)
+	// ResumeVm lets a PAUSED VM go on.
 	ResumeVm(context.Context, *connect.Request[v1.ResumeVmRequest]) (*connect.Response[v1.ResumeVmResponse], error)
+	// RebootVm shuts a RUNNING VM down, as ShutdownVm does, and boots it again with the same disks.
 	RebootVm(context.Context, *connect.Request[v1.RebootVmRequest]) (*connect.Response[v1.RebootVmResponse], error)
+	// GetVmInfo returns what is known of a VM: config, observed state, measured usage.
 	GetVmInfo(context.Context, *connect.Request[v1.GetVmInfoRequest]) (*connect.Response[v1.GetVmInfoResponse], error)
+	// ListVms returns the VMs in order of their creation, page by page.
 	ListVms(context.Context, *connect.Request[v1.ListVmsRequest]) (*connect.Response[v1.ListVmsResponse], error)
+	// StreamConsole sends what the guest wrote to its console: what metald has kept of it and, with follow, what
+	// comes. A stream ends with the deletion of the VM; a reader that is too slow loses bytes and is told how many.
+	StreamConsole(context.Context, *connect.Request[v1.StreamConsoleRequest], *connect.ServerStream[v1.StreamConsoleResponse]) error
 }
 
 // NewVmServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -266,6 +312,12 @@ func NewVmServiceHandler(svc VmServiceHandler, opts ...connect.HandlerOption) (s
 		connect.WithSchema(vmServiceMethods.ByName("ListVms")),
 		connect.WithHandlerOptions(opts...),
 	)
+	vmServiceStreamConsoleHandler := connect.NewServerStreamHandler(
+		VmServiceStreamConsoleProcedure,
+		svc.StreamConsole,
+		connect.WithSchema(vmServiceMethods.ByName("StreamConsole")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/vmprovisioner.v1.VmService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case VmServiceCreateVmProcedure:
@@ -286,6 +338,8 @@ func NewVmServiceHandler(svc VmServiceHandler, opts ...connect.HandlerOption) (s
 			vmServiceGetVmInfoHandler.ServeHTTP(w, r)
 		case VmServiceListVmsProcedure:
 			vmServiceListVmsHandler.ServeHTTP(w, r)
+		case VmServiceStreamConsoleProcedure:
+			vmServiceStreamConsoleHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -329,4 +383,8 @@ func (UnimplementedVmServiceHandler) GetVmInfo(context.Context, *connect.Request
 
 func (UnimplementedVmServiceHandler) ListVms(context.Context, *connect.Request[v1.ListVmsRequest]) (*connect.Response[v1.ListVmsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vmprovisioner.v1.VmService.ListVms is not implemented"))
+}
+
+func (UnimplementedVmServiceHandler) StreamConsole(context.Context, *connect.Request[v1.StreamConsoleRequest], *connect.ServerStream[v1.StreamConsoleResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("vmprovisioner.v1.VmService.StreamConsole is not implemented"))
 }
