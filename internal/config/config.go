@@ -1,0 +1,46 @@
+// Package config reads metald's settings. One struct is the only list of them: its tags give each field's name,
+// default, choices, bounds and text, and -help, the docs' table and the environment file of the service are
+// printed from the same tags.
+//
+// A field named "state-dir" is the flag -state-dir and the variable UNKEY_METALD_STATE_DIR, by rule. A default
+// gives way to the environment and the environment to the flag. Whatever cannot be right stops the start: every
+// bad value is reported at once, and a UNKEY_METALD_ variable that nobody reads is an error too.
+package config
+
+import "time"
+
+// Prefix starts the name of every environment variable that metald reads.
+const Prefix = "UNKEY_METALD_"
+
+// Config is everything that can be set.
+//
+// Tags: name (required), doc (required), default (as text), oneof (choices, separated by commas; "@backends"
+// stands for the list of backends), min and max (of numbers, durations and sizes, as text), abs (the path must
+// be absolute).
+type Config struct {
+	Backend string `name:"backend" default:"auto" oneof:"auto,@backends" doc:"hypervisor that runs the VMs; auto takes the first of the list that is usable on this host"`
+
+	Address           string   `name:"address" default:"127.0.0.1" doc:"IP address to listen on; one that other hosts can reach needs insecure-bind"`
+	Port              int      `name:"port" default:"8080" min:"0" max:"65535" doc:"TCP port of the API; 0 takes a free one, which the log names"`
+	InsecureBind      bool     `name:"insecure-bind" default:"false" doc:"allow an address beyond loopback although the API has neither TLS nor authentication"`
+	AllowedHosts      []string `name:"allowed-hosts" default:"" doc:"host names that requests may carry beside localhost and loopback addresses, separated by commas"`
+	ReflectionEnabled bool     `name:"reflection-enabled" default:"false" doc:"serve gRPC reflection"`
+
+	StateDir   string `name:"state-dir" default:"/var/lib/metald" abs:"true" doc:"directory of everything that metald keeps; one metald per directory"`
+	AssetsDir  string `name:"assets-dir" default:"/opt/vm-assets" abs:"true" doc:"directory of kernels and disk templates; its files are never written to"`
+	VolumesDir string `name:"volumes-dir" default:"" abs:"true" doc:"directory of disks that are attached as they are; empty is volumes in the state directory"`
+
+	MaxVMs          int      `name:"max-vms" default:"1000" min:"1" max:"100000" doc:"most VMs that may exist at once"`
+	ConsoleLogBytes ByteSize `name:"console-log-bytes" default:"1MiB" min:"4KiB" max:"1GiB" doc:"most console output kept per VM"`
+	VMMUIDBase      int      `name:"vmm-uid-base" default:"700000" min:"0" max:"2000000000" doc:"where metald is root, each VMM runs as a user of its own, counted from this uid; 0 runs them as metald's user"`
+
+	QEMUBinary string `name:"qemu-binary" default:"" abs:"true" doc:"path of qemu-system-x86_64; empty looks on PATH"`
+	QEMUAccel  string `name:"qemu-accel" default:"auto" oneof:"auto,kvm,tcg" doc:"QEMU's accelerator; auto takes KVM where a trial boot has shown that it works, TCG elsewhere"`
+
+	LogLevel  string `name:"log-level" default:"info" oneof:"debug,info,warn,error" doc:"least severe messages to log"`
+	LogFormat string `name:"log-format" default:"text" oneof:"text,json" doc:"form of the log on stderr"`
+
+	StopTimeout time.Duration `name:"stop-timeout" default:"10s" min:"100ms" max:"5m" doc:"how long requests under way may take to end when metald stops; VMs run on"`
+
+	OTelEnabled bool `name:"otel-enabled" default:"false" doc:"export telemetry by OTLP; not in this build"`
+}

@@ -1,0 +1,236 @@
+package config
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func build() Choices {
+	return Choices{Backends: []string{"qemu"}, Later: []string{"firecracker", "cloudhypervisor"}}
+}
+
+func load(args []string, environ ...string) (Config, error) {
+	return Load(flag.NewFlagSet("metald", flag.ContinueOnError), args, environ, build())
+}
+
+func TestDefaults(t *testing.T) {
+	c, err := load(nil, "PATH=/bin", "UNKEY_OTHER=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Address != "127.0.0.1" || c.Port != 8080 || c.Backend != "auto" || c.VolumesDir != "/var/lib/metald/volumes" ||
+		c.ConsoleLogBytes != 1<<20 || c.StopTimeout != 10*time.Second || c.ReflectionEnabled {
+		t.Errorf("defaults are %+v", c)
+	}
+}
+
+func TestPrecedence(t *testing.T) {
+	c, err := load([]string{"-port=3", "-reflection-enabled"}, "UNKEY_METALD_PORT=2", "UNKEY_METALD_MAX_VMS=7", "UNKEY_METALD_REFLECTION_ENABLED=false")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Port != 3 || c.MaxVMs != 7 || !c.ReflectionEnabled {
+		t.Errorf("flag, then environment, then default: got port %d, max-vms %d, reflection %t", c.Port, c.MaxVMs, c.ReflectionEnabled)
+	}
+}
+
+func TestBadValuesStopTheStart(t *testing.T) {
+	for _, tt := range []struct {
+		name, env, want string
+	}{
+		{"bool word", "UNKEY_METALD_REFLECTION_ENABLED=yes", `"yes" is neither true nor false`},
+		{"empty bool", "UNKEY_METALD_REFLECTION_ENABLED=", `"" is neither true nor false`},
+		{"number", "UNKEY_METALD_PORT=http", `"http" is not a whole number`},
+		{"number with a tail", "UNKEY_METALD_PORT=80 ", "not a whole number"},
+		{"too large", "UNKEY_METALD_PORT=65536", "more than the most allowed, 65535"},
+		{"too small", "UNKEY_METALD_MAX_VMS=0", "less than the least allowed, 1"},
+		{"beyond int", "UNKEY_METALD_MAX_VMS=99999999999999999999", "not a whole number"},
+		{"size", "UNKEY_METALD_CONSOLE_LOG_BYTES=1Mb", "is not a size"},
+		{"size below", "UNKEY_METALD_CONSOLE_LOG_BYTES=1KiB", "1KiB is less than the least allowed, 4KiB"},
+		{"size overflow", "UNKEY_METALD_CONSOLE_LOG_BYTES=99999999999TiB", "is not a size"},
+		{"negative size", "UNKEY_METALD_CONSOLE_LOG_BYTES=-1", "is not a size"},
+		{"duration", "UNKEY_METALD_STOP_TIMEOUT=10", "is not a duration"},
+		{"choice", "UNKEY_METALD_LOG_LEVEL=loud", `"loud" is none of debug, info, warn, error`},
+		{"relative path", "UNKEY_METALD_STATE_DIR=state", "is not an absolute path"},
+		{"empty path", "UNKEY_METALD_STATE_DIR=", "is not an absolute path"},
+		{"state in assets", "UNKEY_METALD_STATE_DIR=/opt/vm-assets/state", "lies in UNKEY_METALD_ASSETS_DIR"},
+		{"unknown backend", "UNKEY_METALD_BACKEND=xen", `"xen" is none of auto, qemu`},
+		{"later backend", "UNKEY_METALD_BACKEND=firecracker", "the backend firecracker is not in this build"},
+		{"later feature", "UNKEY_METALD_OTEL_ENABLED=true", "exports no telemetry"},
+		{"later variable", "UNKEY_METALD_JAILER_ENABLED=true", "not in this build"},
+		{"retired variable", "UNKEY_METALD_CH_ENDPOINT=/x", "one VMM per VM"},
+		{"typo", "UNKEY_METALD_BAKCEND=qemu", "did you mean UNKEY_METALD_BACKEND?"},
+		{"lower case", "UNKEY_METALD_port=1", "did you mean UNKEY_METALD_PORT?"},
+		{"nonsense", "UNKEY_METALD_QQQQQQQQQQ=1", "metald -help lists them"},
+		{"open address", "UNKEY_METALD_ADDRESS=0.0.0.0", "UNKEY_METALD_INSECURE_BIND=true"},
+		{"host name as address", "UNKEY_METALD_ADDRESS=example.org", "is not an IP address"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := load(nil, tt.env)
+			name, _, _ := strings.Cut(tt.env, "=")
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.HasPrefix(err.Error(), name+": ") {
+				t.Errorf("%s: got %v, want %s: …%s…", tt.env, err, name, tt.want)
+			}
+		})
+	}
+}
+
+func TestBadFlags(t *testing.T) {
+	for arg, want := range map[string]string{
+		"-prot=1":      "-prot: there is no such setting; did you mean -port?",
+		"-socket=/x":   "-socket: this setting is no more",
+		"-port=x":      `-port (UNKEY_METALD_PORT): "x" is not a whole number`,
+		"serve":        `unexpected argument "serve"`,
+		"-otel-enable": "this build exports no telemetry",
+	} {
+		if _, err := load([]string{arg}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want …%s…", arg, err, want)
+		}
+	}
+	if _, err := load([]string{"-help"}); !errors.Is(err, flag.ErrHelp) {
+		t.Errorf("-help: got %v", err)
+	}
+}
+
+func TestAllFaultsAtOnce(t *testing.T) {
+	_, err := load([]string{"-nope"}, "UNKEY_METALD_PORT=x", "UNKEY_METALD_MAX_VMS=0", "UNKEY_METALD_GONE=1")
+	if lines := strings.Split(err.Error(), "\n"); len(lines) != 4 {
+		t.Errorf("want a line for each of 4 faults, got:\n%v", err)
+	}
+}
+
+func TestOpenAddressOnRequest(t *testing.T) {
+	if _, err := load([]string{"-insecure-bind"}, "UNKEY_METALD_ADDRESS=0.0.0.0"); err != nil {
+		t.Error(err)
+	}
+	if _, err := load(nil, "UNKEY_METALD_ADDRESS=::1"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRoundTrip(t *testing.T) {
+	want := Config{
+		Backend: "qemu", Address: "::1", Port: 1, InsecureBind: true, AllowedHosts: []string{"a", "b.example"},
+		ReflectionEnabled: true, StateDir: "/s", AssetsDir: "/a", VolumesDir: "/v", MaxVMs: 5, ConsoleLogBytes: 12345,
+		VMMUIDBase: 9, QEMUBinary: "/bin/q", QEMUAccel: "tcg", LogLevel: "debug", LogFormat: "json",
+		StopTimeout: 1500 * time.Millisecond, OTelEnabled: false,
+	}
+	got, err := load(nil, want.Environ()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	v := reflect.ValueOf(want)
+	for i := range v.NumField() {
+		if v.Field(i).IsZero() && v.Type().Field(i).Name != "OTelEnabled" {
+			t.Errorf("%s is not part of the round trip", v.Type().Field(i).Name)
+		}
+	}
+}
+
+func TestByteSizeRoundTrip(t *testing.T) {
+	for _, n := range []ByteSize{0, 1, 1023, 1024, 4096, 1 << 20, 3 << 30, 1 << 40, 1<<63 - 1} {
+		if got, err := ParseByteSize(n.String()); err != nil || got != n {
+			t.Errorf("%d is written %s and read %d, %v", n, n, got, err)
+		}
+	}
+}
+
+func TestFieldsAreWellMade(t *testing.T) {
+	seen := map[string]bool{}
+	for _, f := range Fields(build()) {
+		if f.Name == "" || f.Doc == "" || strings.HasSuffix(f.Doc, ".") || strings.ToLower(f.Name) != f.Name {
+			t.Errorf("%+v needs a name in small letters and a doc without a full stop", f)
+		}
+		if seen[f.Env] {
+			t.Errorf("%s stands twice", f.Env)
+		}
+		seen[f.Env] = true
+		if _, ok := retired()[f.Name]; ok {
+			t.Errorf("%s is both read and retired", f.Name)
+		}
+	}
+}
+
+func TestRenderingNamesEveryField(t *testing.T) {
+	var help strings.Builder
+	WriteHelp(&help, build())
+	for _, f := range Fields(build()) {
+		for what, text := range map[string]string{"help": help.String(), "table": Table(build()), "env file": EnvFile(build())} {
+			if !strings.Contains(text, f.Env) {
+				t.Errorf("the %s lacks %s", what, f.Env)
+			}
+		}
+	}
+	if !strings.Contains(help.String(), "one of auto qemu") {
+		t.Error("help does not list the backends of this build")
+	}
+}
+
+func TestEnvFileIsReadable(t *testing.T) {
+	var environ []string
+	for line := range strings.Lines(EnvFile(build())) {
+		if text, ok := strings.CutPrefix(strings.TrimSpace(line), "#"+Prefix); ok {
+			environ = append(environ, Prefix+text)
+		}
+	}
+	got, err := load(nil, environ...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := load(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the file with every # removed is not the defaults:\n%s", diff)
+	}
+}
+
+func TestSecretNeverShows(t *testing.T) {
+	s := NewSecret("hunter2")
+	text, _ := s.MarshalText()
+	shown := fmt.Sprint(s, fmt.Sprintf("%v %+v %#v %s %q", s, s, s, s, s), string(text), struct{ S Secret }{s}, struct{ s Secret }{s})
+	var log strings.Builder
+	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "secret", s)
+	if strings.Contains(shown+log.String(), "hunter2") {
+		t.Errorf("the secret shows in %s %s", shown, log.String())
+	}
+	if s.Reveal() != "hunter2" {
+		t.Error("Reveal does not")
+	}
+}
+
+func TestSuggestionsStandUp(t *testing.T) {
+	for name, want := range map[string]string{"statedir": "state-dir", "logs-level": "log-level", "": "", "zzzzzzzz": ""} {
+		var names []string
+		for _, f := range Fields(build()) {
+			names = append(names, f.Name)
+		}
+		if got := nearest(name, names); got != want {
+			t.Errorf("nearest to %q is %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestRealEnvironmentParses(t *testing.T) {
+	for _, kv := range os.Environ() {
+		if strings.HasPrefix(kv, Prefix) {
+			t.Skip("this shell sets variables of metald")
+		}
+	}
+	if _, err := load(nil, os.Environ()...); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,104 @@
+package config
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// Load reads args and environ (as os.Environ returns it). Flags that fs has already are parsed along. The error
+// is flag.ErrHelp where help was asked for, else it has one line for everything that is wrong.
+func Load(fs *flag.FlagSet, args, environ []string, choices Choices) (Config, error) {
+	fields := Fields(choices)
+	given := map[string]string{}
+	for _, f := range fields {
+		fs.Var(&rawFlag{f, given}, f.Name, f.Doc)
+	}
+	errs := parseArgs(fs, args)
+	if len(errs) > 0 && errors.Is(errs[0], flag.ErrHelp) {
+		return Config{}, flag.ErrHelp
+	}
+
+	env := metaldVariables(environ)
+	errs = append(errs, strayVariables(env, fields)...)
+	var c Config
+	for _, f := range fields {
+		text, from := f.Default, ""
+		if t, ok := env[f.Env]; ok {
+			text, from = t, f.Env
+		}
+		if t, ok := given[f.Name]; ok {
+			text, from = t, "-"+f.Name+" ("+f.Env+")"
+		}
+		if err := decode(f, text, reflect.ValueOf(&c).Elem().Field(f.index)); err != nil {
+			if from == "" {
+				panic(fmt.Sprintf("config: the default of %s: %v", f.Name, err))
+			}
+			errs = append(errs, fmt.Errorf("%s: %w", from, hideSecret(f, later(f, text, choices, err))))
+		}
+	}
+	if len(errs) == 0 {
+		errs = c.complete()
+	}
+	return c, errors.Join(errs...)
+}
+
+// parseArgs parses what it can and returns what is wrong with the rest: package flag stops at the first fault.
+func parseArgs(fs *flag.FlagSet, args []string) []error {
+	fs.SetOutput(io.Discard)
+	fs.Usage = func() {}
+	if err := fs.Parse(args); err != nil {
+		return []error{suggestFlag(fs, err)}
+	}
+	if fs.NArg() > 0 {
+		return []error{fmt.Errorf("unexpected argument %q; settings are flags, see -help", fs.Arg(0))}
+	}
+	return nil
+}
+
+// suggestFlag turns package flag's words for an unknown flag into ours.
+func suggestFlag(fs *flag.FlagSet, err error) error {
+	name, unknown := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
+	if !unknown {
+		return err
+	}
+	var names []string
+	fs.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
+	return fmt.Errorf("-%s: %s", name, whyUnknown(name, names, func(n string) string { return "-" + n }))
+}
+
+// later explains a backend that this build lacks.
+func later(f Field, text string, choices Choices, err error) error {
+	if f.Name == "backend" && slices.Contains(choices.Later, text) {
+		return fmt.Errorf("the backend %s is not in this build; it has %s", text, strings.Join(f.Choices, ", "))
+	}
+	return err
+}
+
+func hideSecret(f Field, err error) error {
+	if f.Secret {
+		return errors.New("the value, which is not shown, cannot be used")
+	}
+	return err
+}
+
+// rawFlag keeps a flag's text; decoding waits until every source is known.
+type rawFlag struct {
+	field Field
+	given map[string]string
+}
+
+func (r *rawFlag) Set(text string) error {
+	r.given[r.field.Name] = text
+	return nil
+}
+
+// String is what package flag prints as the default.
+func (r *rawFlag) String() string { return r.field.Default }
+
+// IsBoolFlag lets -name stand for -name=true.
+func (r *rawFlag) IsBoolFlag() bool { return r.field.Type == "bool" }

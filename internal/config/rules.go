@@ -1,0 +1,44 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+)
+
+// complete fills in what follows from other fields and checks what no field can say alone.
+func (c *Config) complete() []error {
+	var errs []error
+	if c.VolumesDir == "" {
+		c.VolumesDir = filepath.Join(c.StateDir, "volumes")
+	}
+	if err := c.checkAddress(); err != nil {
+		errs = append(errs, err)
+	}
+	if c.OTelEnabled {
+		errs = append(errs, fmt.Errorf("%s: this build exports no telemetry; leave it out or set it to false", EnvName("otel-enabled")))
+	}
+	if within(c.StateDir, c.AssetsDir) {
+		errs = append(errs, fmt.Errorf("%s: %q lies in %s, whose files are templates that nobody writes to",
+			EnvName("state-dir"), c.StateDir, EnvName("assets-dir")))
+	}
+	return errs
+}
+
+func (c *Config) checkAddress() error {
+	addr, err := netip.ParseAddr(c.Address)
+	if err != nil {
+		return fmt.Errorf("%s: %q is not an IP address", EnvName("address"), c.Address)
+	}
+	if !addr.IsLoopback() && !c.InsecureBind {
+		return fmt.Errorf("%s: %s can be reached from other hosts, and whoever reaches the API rules every VM, because it has neither TLS nor authentication; bind 127.0.0.1, or set %s=true to accept that",
+			EnvName("address"), c.Address, EnvName("insecure-bind"))
+	}
+	return nil
+}
+
+// within says whether path is dir or below it.
+func within(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
+}

@@ -1,0 +1,44 @@
+// Package dir removes directories so that a crash in the middle never looks like a whole one.
+package dir
+
+import (
+	"crypto/rand"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// trashPrefix begins the names of directories that are being removed; whoever lists a parent skips them.
+const trashPrefix = ".trash-"
+
+// Remove renames path to a dot-name beside it and then removes it with all that it holds. It does not follow
+// links, and a path that is not there is no error.
+func Remove(path string) error {
+	trash := filepath.Join(filepath.Dir(path), trashPrefix+rand.Text())
+	if err := os.Rename(path, trash); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	return os.RemoveAll(trash)
+}
+
+// SweepTrash removes what a Remove that was cut short left below parent.
+func SweepTrash(parent string) error {
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if IsTrash(e.Name()) {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(parent, e.Name())))
+		}
+	}
+	return err
+}
+
+// IsTrash tells whether name is that of a directory being removed.
+func IsTrash(name string) bool { return strings.HasPrefix(name, trashPrefix) }

@@ -1,0 +1,70 @@
+package vm
+
+import (
+	"context"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/store"
+)
+
+// Delete removes a VM and everything that it had on this host. Once it has begun it is finished, by the next
+// metald if need be.
+func (m *Manager) Delete(ctx context.Context, id types.VMID, force bool) error {
+	event := lifecycle.Delete
+	if force {
+		event = lifecycle.ForceDelete
+	}
+	_, err := m.verb(ctx, id, func(opCtx context.Context, e *entry) (after, error) {
+		if _, err := e.next(event); err != nil {
+			return nil, err
+		}
+		return e.delete(opCtx)
+	})
+	return err
+}
+
+// delete saves the intent while the VMM ends, and removes files only when both are done: a crash before that
+// leaves a VM that is shut down, a crash after it one whose deletion goes on.
+func (e *entry) delete(ctx context.Context) (after, error) {
+	e.dropReboot("the VM was deleted")
+	doomed := e.rec
+	doomed.Phase = store.Deleting
+	var both errgroup.Group
+	both.Go(func() error { return e.m.cfg.Store.Put(doomed) })
+	endErr := e.endForDelete(ctx)
+	if err := both.Wait(); err != nil {
+		e.log.Error("a VM's record could not be saved", "vm", e.id, "error", err)
+		e.keep()
+		return nil, errNotSaved
+	}
+	e.rec.Phase = store.Deleting
+	if endErr != nil {
+		return nil, endErr
+	}
+	if err := e.m.removeDir(e.id); err != nil {
+		return nil, types.Errorf(types.KindInternal, "remove the files of VM %s: %w", e.id, err)
+	}
+	e.m.releaseVolumes(e.id, e.rec.Volumes)
+	e.hidden.Store(true)
+	e.m.index.remove(e, e.rec.Seq)
+	return func() {
+		if err := e.m.cfg.Store.Delete(e.id); err != nil {
+			e.log.Error("the record of a deleted VM could not be removed; the next start will", "vm", e.id, "error", err)
+		}
+		e.forget()
+	}, nil
+}
+
+func (e *entry) endForDelete(ctx context.Context) error {
+	l := e.live.Load()
+	if l == nil {
+		if e.rec.Handle == nil {
+			return nil
+		}
+		return e.m.cfg.Backend.Reap(ctx, *e.rec.Handle)
+	}
+	return e.finish(ctx, l, &types.Exit{Reason: types.ReasonForced, Code: -1})
+}

@@ -1,0 +1,124 @@
+package vm
+
+import (
+	"context"
+	"time"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
+)
+
+// launch starts the VMM of a new incarnation. After an error none is left, and the record has no handle.
+func (e *entry) launch(ctx context.Context, f files) (types.Machine, error) {
+	m := e.m
+	select {
+	case m.launches <- struct{}{}:
+		defer func() { <-m.launches }()
+	case <-ctx.Done():
+		return nil, canceled(ctx)
+	}
+	uid := m.uid(e.rec.Slot)
+	e.rec.Incarnation++
+	machine, err := m.cfg.Backend.Create(ctx, types.CreateRequest{
+		ID: e.id, Incarnation: e.rec.Incarnation, Spec: e.rec.Spec,
+		Kernel: f.kernel, Initrd: f.initrd, Disks: f.disks,
+		RunDir: m.runDir(e.id, e.rec.Incarnation), UID: uid, GID: uid,
+		Console: e.console,
+		Commit: func(h types.Handle) error {
+			e.rec.Handle = &h
+			return e.save()
+		},
+	})
+	if err != nil {
+		e.rec.Handle = nil
+		return nil, err
+	}
+	e.hold(machine)
+	return machine, nil
+}
+
+// hold notes in the record what the machine now says of itself.
+func (e *entry) hold(machine types.Machine) {
+	h := machine.Handle()
+	e.rec.Handle, e.rec.VMM, e.rec.VMMVersion = &h, h.VMM, h.VMMVersion
+	e.rec.Exit, e.rec.ExitedAt = nil, time.Time{}
+}
+
+// attach makes machine the VM's own and watches for its end.
+func (e *entry) attach(machine types.Machine) {
+	l := &live{machine: machine, ended: make(chan struct{})}
+	e.live.Store(l)
+	e.reading.reset()
+	e.m.start(func() {
+		select {
+		case <-machine.Exited():
+			// Refused only when metald stops: the next one observes the end.
+			_ = e.enqueue(func() { e.observeExit(l) })
+		case <-l.ended:
+		case <-e.m.stopping:
+		}
+	})
+}
+
+// observeExit is what follows when a VMM has ended, whoever ended it.
+func (e *entry) observeExit(l *live) {
+	if e.live.Load() != l {
+		return
+	}
+	ctx, cancel := context.WithTimeout(e.m.opCtx, launchTimeout)
+	defer cancel()
+	if err := e.finish(ctx, l, nil); err != nil {
+		e.log.Error("the end of a VMM could not be dealt with", "vm", e.id, "error", err)
+		return
+	}
+	if e.reboot != nil {
+		e.bootAfterExit(ctx)
+	}
+	e.keep()
+}
+
+// finish sees to it that a VMM has ended and left nothing, and takes the VM to SHUTDOWN. reason overrides what
+// the VMM's end looked like; nil keeps that. After an error the VMM may be alive and the VM is as it was.
+func (e *entry) finish(ctx context.Context, l *live, reason *types.Exit) error {
+	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
+	defer cancel()
+	err := l.machine.Destroy(ctx)
+	select {
+	case <-l.machine.Exited():
+	default:
+		return types.Errorf(types.KindUnavailable, "the VMM of VM %s could not be ended: %v", e.id, err)
+	}
+	if err != nil {
+		e.log.Error("what a VMM left could not be removed; the next start will", "vm", e.id, "error", err)
+	}
+	exit := reason
+	if exit == nil {
+		observed := l.machine.Exit()
+		exit = &observed
+	}
+	e.log.Info("a VMM ended", "vm", e.id, "incarnation", e.rec.Incarnation, "reason", exit.Reason, "detail", exit.Detail)
+	e.ended(*exit)
+	e.live.CompareAndSwap(l, nil)
+	close(l.ended)
+	return nil
+}
+
+// ended takes the VM to SHUTDOWN and keeps why.
+func (e *entry) ended(exit types.Exit) {
+	e.rec.Handle = nil
+	e.rec.Exit, e.rec.ExitedAt = &exit, e.m.cfg.Now()
+	e.rec.BootedAt = time.Time{}
+	e.health = ""
+	e.enter(lifecycle.Shutdown)
+}
+
+// discard ends a machine that no VM came of.
+func (e *entry) discard(machine types.Machine) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.m.opCtx), verbTimeout)
+	defer cancel()
+	if err := machine.Destroy(ctx); err != nil {
+		e.log.Error("a VMM could not be ended", "vm", e.id, "error", err)
+		return
+	}
+	e.rec.Handle = nil
+}

@@ -1,0 +1,326 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/store"
+)
+
+// adoptions bounds how many VMMs are re-adopted at once.
+const adoptions = 64
+
+// Restore takes over what earlier metalds left: it adopts the VMMs that are alive, notes the end of those that
+// are not, finishes what was begun, and removes what belongs to no VM. Call it once, before the API serves.
+func (m *Manager) Restore(ctx context.Context) error {
+	for _, name := range []string{"vms", "run"} {
+		path := filepath.Join(m.cfg.StateDir, name)
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			return err
+		}
+		if err := dir.SweepTrash(path); err != nil {
+			return err
+		}
+	}
+	records, err := m.cfg.Store.All()
+	if err != nil {
+		return err
+	}
+	if m.seq, err = m.cfg.Store.LastSeq(); err != nil {
+		return err
+	}
+	m.reserve(records)
+	var all errgroup.Group
+	all.SetLimit(adoptions)
+	for _, rec := range records {
+		all.Go(func() error { return m.restore(ctx, rec) })
+	}
+	if err := all.Wait(); err != nil {
+		return err
+	}
+	return m.sweep()
+}
+
+// reserve takes what the records hold before anybody can ask for it.
+func (m *Manager) reserve(records []store.Record) {
+	used := map[uint32]bool{}
+	for _, rec := range records {
+		used[rec.Slot] = true
+		m.seq = max(m.seq, rec.Seq)
+		for _, v := range rec.Volumes {
+			if err := m.claims.take(rec.ID, v); err != nil {
+				m.cfg.Log.Error("two records hold one volume", "vm", rec.ID, "error", err)
+			}
+		}
+	}
+	m.slots.reserve(used)
+}
+
+// found is what Restore finds of a record's VMM.
+type found uint8
+
+const (
+	foundNone found = iota // the record has no handle
+	foundGone
+	foundMute // alive, and does not answer
+	foundCreated
+	foundRunning
+	foundPaused
+	foundEnded // the VMM is alive, its guest has ended
+)
+
+// action is what Restore does about it.
+type action uint8
+
+const (
+	actForget action = iota // undo the creation, or finish the deletion
+	actKeep                 // the VM is as the record says
+	actAdopt                // the VM is as its VMM says
+	actExit                 // its VMM ended while nobody watched
+	actReap                 // end the VMM; the VM is shut down
+	actRetry                // ask again later
+)
+
+// classify decides what becomes of a record after a restart. A creation that was not finished is rolled back
+// (nothing ran, and the caller will try again), a deletion is rolled forward, and what a VMM says of itself is
+// believed over what was recorded.
+func classify(rec store.Record, f found) action {
+	if rec.Phase != store.Live {
+		return actForget
+	}
+	switch f {
+	case foundGone:
+		return actExit
+	case foundMute:
+		return actRetry
+	case foundRunning, foundPaused:
+		return actAdopt
+	case foundCreated:
+		if rec.State == lifecycle.Created {
+			return actAdopt
+		}
+		return actReap // the VMM of a boot that was cut short before it began
+	case foundEnded:
+		return actReap
+	}
+	return actKeep
+}
+
+// restore takes over one VM. Its error stops the start; what concerns one VM only is logged.
+func (m *Manager) restore(ctx context.Context, rec store.Record) error {
+	log, err := console.Open(filepath.Join(m.vmDir(rec.ID), "console"), m.cfg.ConsoleBytes)
+	if err != nil {
+		return err
+	}
+	e := m.newEntry(rec, log)
+	close(e.born)
+	done := make(chan struct{})
+	err = e.enqueue(func() {
+		defer close(done)
+		if rec.Phase != store.Live {
+			e.sweepOut(ctx)
+			return
+		}
+		m.mu.Lock()
+		m.byID[e.id] = e
+		m.mu.Unlock()
+		e.takeOver(ctx)
+		m.index.add(e, rec.Seq)
+	})
+	if err == nil {
+		<-done
+	}
+	return err
+}
+
+// takeOver makes the VM what its VMM is found to be.
+func (e *entry) takeOver(ctx context.Context) {
+	var machine types.Machine
+	f := foundNone
+	if e.rec.Handle != nil {
+		machine, f = e.find(ctx)
+	}
+	e.settle(ctx, classify(e.rec, f), machine, f)
+}
+
+// find looks for the VMM of the record.
+func (e *entry) find(ctx context.Context) (types.Machine, found) {
+	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
+	defer cancel()
+	machine, err := e.m.cfg.Backend.Adopt(ctx, types.AdoptRequest{Handle: *e.rec.Handle, Spec: e.rec.Spec, Console: e.console})
+	if errors.Is(err, types.ErrGone) {
+		return nil, foundGone
+	}
+	if err != nil {
+		e.log.Error("a VMM could not be adopted", "vm", e.id, "error", err)
+		return nil, foundMute
+	}
+	state, err := machine.State(ctx)
+	switch {
+	case err != nil:
+		e.log.Error("an adopted VMM does not answer", "vm", e.id, "error", err)
+		machine.Release()
+		return nil, foundMute
+	case state == lifecycle.Created:
+		return machine, foundCreated
+	case state == lifecycle.Running:
+		return machine, foundRunning
+	case state == lifecycle.Paused:
+		return machine, foundPaused
+	}
+	return machine, foundEnded
+}
+
+// settle makes the VM what was found.
+func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f found) {
+	switch act {
+	case actKeep:
+		e.publish()
+	case actAdopt:
+		e.health = ""
+		e.hold(machine)
+		e.attach(machine)
+		e.resumeReboot()
+		e.adopted(map[found]lifecycle.State{foundCreated: lifecycle.Created, foundRunning: lifecycle.Running, foundPaused: lifecycle.Paused}[f])
+	case actExit:
+		exit := e.unobserved()
+		if err := e.m.cfg.Backend.Reap(ctx, *e.rec.Handle); err != nil {
+			e.log.Error("what a VMM left could not be removed", "vm", e.id, "error", err)
+		}
+		e.ended(exit)
+		e.keep()
+		e.rebootIfDue(ctx)
+	case actReap:
+		e.discard(machine)
+		if e.rec.State == lifecycle.Shutdown {
+			e.publish()
+		} else {
+			e.ended(machine.Exit())
+		}
+		e.keep()
+	case actRetry:
+		e.health = "its VMM is alive and does not answer; metald asks again every few seconds"
+		e.publish()
+		time.AfterFunc(adoptRetry, func() { _ = e.enqueue(e.findAgain) }) // refused only when metald stops
+	}
+}
+
+// adopted enters the state that the VMM was seen in.
+func (e *entry) adopted(state lifecycle.State) {
+	if state != lifecycle.Created && e.rec.BootedAt.IsZero() {
+		e.rec.BootedAt = e.m.cfg.Now() // when it was first seen to run
+	}
+	changed := state != e.rec.State
+	e.enter(state)
+	if changed {
+		e.keep()
+	}
+}
+
+// findAgain tries to adopt a VMM that did not answer before.
+func (e *entry) findAgain() {
+	if e.live.Load() != nil || e.rec.Handle == nil || e.hidden.Load() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(e.m.opCtx, launchTimeout)
+	defer cancel()
+	e.takeOver(ctx)
+}
+
+// unobserved says why a VMM is gone that nobody saw end.
+func (e *entry) unobserved() types.Exit {
+	if boot, err := bootID(); err == nil && boot != e.rec.Handle.Process.BootID {
+		return types.Exit{Reason: types.ReasonHostReboot, Code: -1}
+	}
+	return types.Exit{Reason: types.ReasonUnobserved, Detail: "it ended while metald was not running", Code: -1}
+}
+
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", err
+	}
+	return string(b[:len(b)-1]), nil
+}
+
+// resumeReboot goes on waiting for a guest that an earlier metald asked to power off for a reboot.
+func (e *entry) resumeReboot() {
+	if left := e.rec.RebootBy.Sub(e.m.cfg.Now()); left > 0 {
+		e.waitReboot(make(chan error, 1), left)
+	}
+}
+
+// rebootIfDue boots a VM whose guest powered off for a reboot while metald was away.
+func (e *entry) rebootIfDue(ctx context.Context) {
+	due := e.rec.RebootBy.After(e.m.cfg.Now())
+	e.rec.RebootBy = time.Time{}
+	if !due {
+		return
+	}
+	if err := e.boot(ctx); err != nil {
+		e.log.Error("a VM could not be booted again after it was shut down for a reboot", "vm", e.id, "error", err)
+	}
+	e.keep()
+}
+
+// sweepOut finishes a deletion, or undoes a creation, that an earlier metald began.
+func (e *entry) sweepOut(ctx context.Context) {
+	m := e.m
+	var err error
+	if e.rec.Handle != nil {
+		err = m.cfg.Backend.Reap(ctx, *e.rec.Handle)
+	}
+	if err == nil {
+		err = m.removeDir(e.id)
+	}
+	if err == nil {
+		err = m.cfg.Store.Delete(e.id)
+	}
+	if err != nil {
+		e.log.Error("what is left of a VM could not be removed; the next start tries again", "vm", e.id, "error", err)
+		return
+	}
+	m.releaseVolumes(e.id, e.rec.Volumes)
+	e.forget()
+}
+
+// sweep removes directories that belong to no VM.
+func (m *Manager) sweep() error {
+	owned := map[string]bool{}
+	m.mu.Lock()
+	for id, e := range m.byID {
+		owned[m.vmDir(id)] = true
+		if info := e.snapshot.Load(); info.PID != 0 {
+			owned[m.runDir(id, info.Incarnation)] = true
+		}
+	}
+	m.mu.Unlock()
+	for _, parent := range []string{"vms", "run"} {
+		parent = filepath.Join(m.cfg.StateDir, parent)
+		entries, err := os.ReadDir(parent)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, entry := range entries {
+			path := filepath.Join(parent, entry.Name())
+			if owned[path] {
+				continue
+			}
+			m.cfg.Log.Warn("removing what belongs to no VM", "path", path)
+			if err := dir.Remove(path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

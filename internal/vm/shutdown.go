@@ -1,0 +1,108 @@
+package vm
+
+import (
+	"context"
+	"time"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
+)
+
+// Shutdown asks the guest to power off and waits up to timeout for the VMM to end; with force it ends the VMM.
+// A guest that did not stop in time is left running and the error is KindDeadline. The wait holds up nothing:
+// other requests for the VM, a forced shutdown among them, are served meanwhile.
+func (m *Manager) Shutdown(ctx context.Context, id types.VMID, force bool, timeout time.Duration) (Info, error) {
+	if force {
+		return m.verb(ctx, id, func(opCtx context.Context, e *entry) (after, error) {
+			if _, err := e.next(lifecycle.ForceShutdown); err != nil {
+				return nil, err
+			}
+			e.dropReboot("the VM was shut down by force")
+			return nil, e.end(opCtx)
+		})
+	}
+	var asked *live
+	info, err := m.verb(ctx, id, func(opCtx context.Context, e *entry) (_ after, err error) {
+		asked, err = e.ask(opCtx, lifecycle.AskShutdown)
+		if err == nil {
+			e.dropReboot("the VM was asked to shut down")
+		}
+		return nil, err
+	})
+	if err != nil || asked == nil {
+		return info, err
+	}
+	if err := m.await(ctx, asked, timeout); err != nil {
+		return info, err
+	}
+	return m.Get(id)
+}
+
+// ask has the machine ask its guest to power off. It returns nil where the VM is shut down already.
+func (e *entry) ask(ctx context.Context, event lifecycle.Event) (*live, error) {
+	if _, err := e.next(event); err != nil {
+		return nil, err
+	}
+	l := e.live.Load()
+	if e.rec.State == lifecycle.Shutdown || l == nil {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
+	defer cancel()
+	if err := l.machine.Shutdown(ctx); err != nil {
+		select {
+		case <-l.machine.Exited(): // it ended before it could be asked: that is what was wanted
+		default:
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+// await waits until the end of l was observed.
+func (m *Manager) await(ctx context.Context, l *live, timeout time.Duration) error {
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case <-l.ended:
+		return nil
+	case <-timer.C:
+		return types.Errorf(types.KindDeadline, "the guest was asked to power off and did not within %s; it runs on. Use force to end its VMM", timeout)
+	case <-ctx.Done():
+		return canceled(ctx)
+	case <-m.stopping:
+		return errParked
+	}
+}
+
+// end ends the VMM at once. A VM without one is shut down already.
+func (e *entry) end(ctx context.Context) error {
+	l := e.live.Load()
+	if l == nil {
+		return e.reap(ctx)
+	}
+	reason := &types.Exit{Reason: types.ReasonForced, Code: -1}
+	select {
+	case <-l.machine.Exited(): // on its own, before we could
+		reason = nil
+	default:
+	}
+	if err := e.finish(ctx, l, reason); err != nil {
+		return err
+	}
+	e.keep()
+	return nil
+}
+
+// reap ends a VMM that metald could not adopt.
+func (e *entry) reap(ctx context.Context) error {
+	if e.rec.Handle == nil {
+		return nil
+	}
+	if err := e.m.cfg.Backend.Reap(ctx, *e.rec.Handle); err != nil {
+		return err
+	}
+	e.ended(types.Exit{Reason: types.ReasonForced, Code: -1})
+	e.keep()
+	return nil
+}
