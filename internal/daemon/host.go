@@ -24,6 +24,7 @@ func newHost(cfg config.Config, log *slog.Logger) (backend.Host, error) {
 	return backend.Host{
 		Supervisor: supervisor,
 		Drainer:    drainer,
+		AssetsDir:  cfg.AssetsDir,
 		StateDir:   cfg.StateDir,
 		QEMUBinary: cfg.QEMUBinary,
 		QEMUAccel:  cfg.QEMUAccel,
@@ -37,8 +38,8 @@ func withHost(ctx context.Context, host backend.Host, f func(context.Context) er
 	over, done := context.WithCancel(ctx)
 	var result error
 	main := func(ctx context.Context) error {
-		defer done()
 		result = f(ctx)
+		done()
 		<-ctx.Done()
 		return nil
 	}

@@ -15,7 +15,11 @@ func backendMatrix(list []backend.Descriptor) string {
 	var caps []types.Capabilities
 	for _, d := range list {
 		head, line = append(head, d.Name), append(line, "---")
-		caps = append(caps, d.New(backend.Host{}).Capabilities())
+		b, err := d.New(backend.Host{})
+		if err != nil {
+			return fmt.Sprintf("%s: %v\n", d.Name, err)
+		}
+		caps = append(caps, b.Capabilities())
 	}
 	rows := [][]string{head, line}
 	add := func(name string, cell func(types.Capabilities) string) {
