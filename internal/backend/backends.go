@@ -16,8 +16,8 @@ import (
 type Host struct {
 	Supervisor *vmmprocess.Supervisor
 	Drainer    *console.Drainer
-	AssetsDir  string // its vmlinux is what a backend boots to find out whether KVM works
 	StateDir   string // a backend may keep what it found out about the host in a file of its name there
+	AssetsDir  string // a kernel for trial boots may be there
 	QEMUBinary string // "": found on PATH
 	QEMUAccel  string // auto, kvm or tcg
 	Log        *slog.Logger
@@ -32,8 +32,20 @@ type Descriptor struct {
 // All lists the backends in the order in which auto prefers them.
 func All() []Descriptor {
 	return []Descriptor{
-		{qemu.Name, newQEMU},
+		{Name: qemu.Name, New: newQEMU},
 	}
+}
+
+func newQEMU(h Host) (types.Backend, error) {
+	return qemu.New(qemu.Config{
+		Binary:       h.QEMUBinary,
+		Accel:        h.QEMUAccel,
+		StateDir:     h.StateDir,
+		CanaryKernel: filepath.Join(h.AssetsDir, "vmlinux"),
+		Supervisor:   h.Supervisor,
+		Drainer:      h.Drainer,
+		Log:          h.Log,
+	})
 }
 
 // Names lists the names of All.
@@ -47,10 +59,3 @@ func Names() []string {
 
 // Later lists backends that metald is to have and this build has not.
 func Later() []string { return []string{"firecracker", "cloudhypervisor"} }
-
-func newQEMU(h Host) (types.Backend, error) {
-	return qemu.New(qemu.Config{
-		Binary: h.QEMUBinary, Accel: h.QEMUAccel, StateDir: h.StateDir, CanaryKernel: filepath.Join(h.AssetsDir, "vmlinux"),
-		Supervisor: h.Supervisor, Drainer: h.Drainer, Log: h.Log,
-	})
-}

@@ -14,11 +14,11 @@ func backendMatrix(list []backend.Descriptor) string {
 	head, line := []string{"field"}, []string{"---"}
 	var caps []types.Capabilities
 	for _, d := range list {
-		head, line = append(head, d.Name), append(line, "---")
 		b, err := d.New(backend.Host{})
 		if err != nil {
-			return fmt.Sprintf("%s: %v\n", d.Name, err)
+			panic(fmt.Sprintf("docgen: a backend cannot be described: %v", err))
 		}
+		head, line = append(head, d.Name), append(line, "---")
 		caps = append(caps, b.Capabilities())
 	}
 	rows := [][]string{head, line}
