@@ -11,7 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/api"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/config"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/disk"
@@ -29,9 +31,9 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 	if err := os.MkdirAll(cfg.VolumesDir, 0o711); err != nil {
 		return fmt.Errorf("%s: %w", config.EnvName("volumes-dir"), err)
 	}
-	listener, err := net.Listen("tcp", net.JoinHostPort(cfg.Address, strconv.Itoa(cfg.Port)))
+	listener, err := listen(cfg)
 	if err != nil {
-		return fmt.Errorf("%s: %w; is another metald running?", config.EnvName("port"), err)
+		return err
 	}
 	defer listener.Close()
 	records, err := store.OpenBolt(filepath.Join(cfg.StateDir, "vms.db"))
@@ -65,8 +67,37 @@ func serve(ctx context.Context, cfg config.Config, log *slog.Logger, host backen
 	if err := manager.Restore(ctx); err != nil {
 		return fmt.Errorf("take over the VMs of an earlier metald: %w", err)
 	}
+	front, err := api.New(api.Config{
+		VMs:          manager,
+		Log:          log,
+		Backend:      chosen.Name(),
+		Capabilities: chosen.Capabilities(),
+		AllowedHosts: cfg.AllowedHosts,
+		PublicPaths:  []string{cfg.AssetsDir},
+		Status:       func() []api.ComponentStatus { return status(cfg) },
+		Reflection:   cfg.ReflectionEnabled,
+		DrainTimeout: cfg.StopTimeout,
+	})
+	if err != nil {
+		return err
+	}
 	log.Info("serving", "address", listener.Addr().String(), "state", cfg.StateDir, "assets", cfg.AssetsDir)
-	return nil
+	answer := func(ctx context.Context) error { return front.Run(ctx, listener) }
+	err = runStages(ctx, stage{"API", answer}, stage{"VM manager", manager.Run})
+	log.Info("stopped; VMs run on")
+	return err
+}
+
+func listen(cfg config.Config) (net.Listener, error) {
+	listener, err := net.Listen("tcp", net.JoinHostPort(cfg.Address, strconv.Itoa(cfg.Port)))
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("%s: port %d of %s is taken, perhaps by another metald; choose another, or 0 for any that is free",
+			config.EnvName("port"), cfg.Port, cfg.Address)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", config.EnvName("address"), err)
+	}
+	return listener, nil
 }
 
 // uidBase is where the users of VMMs are counted from: 0, metald's own, where metald cannot change users.
