@@ -34,6 +34,23 @@ func chmod(t *testing.T, path string, mode os.FileMode) {
 	}
 }
 
+// freeze makes a directory immutable, so that nothing in it can be removed even by root.
+func freeze(t *testing.T, d *os.File, on bool) {
+	t.Helper()
+	const immutable = 0x10 // FS_IMMUTABLE_FL
+	flags, err := unix.IoctlGetInt(int(d.Fd()), unix.FS_IOC_GETFLAGS)
+	if err == nil {
+		flags &^= immutable
+		if on {
+			flags |= immutable
+		}
+		err = unix.IoctlSetPointerInt(int(d.Fd()), unix.FS_IOC_SETFLAGS, flags)
+	}
+	if err != nil && on {
+		t.Skipf("this test may not make a directory immutable here: %v", err)
+	}
+}
+
 func link(t *testing.T, target, path string) {
 	t.Helper()
 	if err := os.Symlink(target, path); err != nil {
