@@ -45,11 +45,14 @@ func reapUntil(pid int) {
 	}
 }
 
-// endProcesses ends everything but process 1, first kindly.
+// endProcesses ends everything but process 1, first kindly; an interactive shell heeds SIGHUP only. Without children
+// there is nothing to wait for.
 func endProcesses() {
 	_ = unix.Kill(-1, unix.SIGTERM)
+	_ = unix.Kill(-1, unix.SIGHUP)
 	for range 10 {
-		if unix.Kill(-1, 0) == unix.ESRCH {
+		err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+		if err == unix.ECHILD {
 			return
 		}
 		time.Sleep(20 * time.Millisecond)

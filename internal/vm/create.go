@@ -33,6 +33,12 @@ func (m *Manager) Create(ctx context.Context, id types.VMID, spec types.Spec) (I
 
 // claimID makes a new entry for id, or returns the one that has it.
 func (m *Manager) claimID(id types.VMID) (e *entry, mine bool, err error) {
+	m.mu.Lock()
+	e = m.byID[id]
+	m.mu.Unlock()
+	if e != nil {
+		return e, false, nil
+	}
 	log, err := console.Open(m.vmDir(id)+"/console", m.cfg.ConsoleBytes)
 	if err != nil {
 		return nil, false, types.Errorf(types.KindInternal, "open the console log of VM %s: %w", id, err)

@@ -32,7 +32,7 @@ func (m *Manager) Shutdown(ctx context.Context, id types.VMID, force bool, timeo
 	if err != nil || asked == nil {
 		return info, err
 	}
-	if err := await(ctx, asked, timeout); err != nil {
+	if err := m.await(ctx, asked, timeout); err != nil {
 		return info, err
 	}
 	return m.Get(id)
@@ -60,7 +60,7 @@ func (e *entry) ask(ctx context.Context, event lifecycle.Event) (*live, error) {
 }
 
 // await waits until the end of l was observed.
-func await(ctx context.Context, l *live, timeout time.Duration) error {
+func (m *Manager) await(ctx context.Context, l *live, timeout time.Duration) error {
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
@@ -70,6 +70,8 @@ func await(ctx context.Context, l *live, timeout time.Duration) error {
 		return types.Errorf(types.KindDeadline, "the guest was asked to power off and did not within %s; it runs on. Use force to end its VMM", timeout)
 	case <-ctx.Done():
 		return canceled(ctx)
+	case <-m.stopping:
+		return errParked
 	}
 }
 

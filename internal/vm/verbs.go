@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"errors"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
@@ -53,10 +54,7 @@ func (e *entry) boot(ctx context.Context) error {
 	}
 	err := e.drive(ctx, lifecycle.Boot, types.Machine.Boot)
 	if l := e.live.Load(); err != nil && e.rec.State == lifecycle.Shutdown && l != nil {
-		e.live.Store(nil)
-		close(l.ended)
-		e.discard(l.machine)
-		e.publish()
+		return errors.Join(err, e.finish(context.WithoutCancel(ctx), l, nil))
 	}
 	return err
 }

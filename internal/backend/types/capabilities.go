@@ -29,6 +29,15 @@ const (
 	FieldConsoleType      Field = "config.console.console_type"
 )
 
+// Fields lists the fields above in their order, for the docs.
+func Fields() []Field {
+	return []Field{
+		FieldMaxVCPUs, FieldTopology, FieldFeatures, FieldHotplug, FieldMaxMemory, FieldBacking, FieldInitrd, FieldBootOptions,
+		FieldDiskInterface, FieldDiskOptions, FieldNetwork, FieldNetworkInterface, FieldNetworkOptions, FieldConsoleInput,
+		FieldConsoleType,
+	}
+}
+
 // Support says how far a backend supports a field.
 type Support struct {
 	OK     bool

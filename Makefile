@@ -1,0 +1,66 @@
+# Everything that is done with this tree. `make` alone lists it.
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+# Any Go from 1.21 on fetches the version that go.mod asks for.
+export GOTOOLCHAIN := auto
+# git may be absent, or refuse a tree that another user owns; then binaries carry no commit.
+VCS   := $(if $(shell git status --porcelain=v1 -uno >/dev/null 2>&1 && echo ok),true,false)
+BUILD := go build -trimpath -buildvcs=$(VCS)
+TEST  := go test -buildvcs=false -timeout 15m
+TOOL  := go tool -modfile=tools/go.mod
+
+# Where kernels and disk templates are made. The place that the docs name is ASSETS=/opt/vm-assets.
+ASSETS ?= build/vm-assets
+# gokrazy: a kernel from a Go module, ready in seconds. micro: a small one, built from Debian's source in minutes.
+KERNEL ?= gokrazy
+# State of `make run`.
+STATE  ?= build/state
+# Arguments for `make bench`, such as BENCH=Create.
+BENCH  ?= .
+
+COMMANDS := $(filter-out guest-init,$(notdir $(wildcard cmd/*)))
+
+.PHONY: help demo run build test lint generate docs bench vm-assets packages clean
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: packages-run build vm-assets ## boot a real VM through the API and show each step
+	build/demo -metald build/metald -assets $(ASSETS)
+
+run: packages-run build vm-assets ## leave a metald running in the foreground, with curl lines to try
+	hack/run $(ASSETS) $(STATE)
+
+build: packages-build ## build/metald and the other commands
+	@for c in $(COMMANDS); do \
+		out=$$c; [ $$c = api ] && out=metald; \
+		echo "$(BUILD) -o build/$$out ./cmd/$$c"; \
+		$(BUILD) -o build/$$out ./cmd/$$c; \
+	done
+
+test: packages-test vm-assets lint ## everything that CI runs
+	$(TEST) -race ./...
+
+lint: packages-build ## gofmt, goimports, vet, staticcheck, buf, generated code
+	hack/lint
+
+generate: packages-build ## gen/ from proto/
+	$(TOOL) buf generate
+
+docs: packages-build ## rewrite the generated parts of the documentation
+	go run -buildvcs=false ./cmd/docgen -write
+
+bench: packages-test vm-assets ## benchmarks
+	go test -buildvcs=false -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+vm-assets: packages-run ## kernel and root disk for guests, in $(ASSETS)
+	go run -buildvcs=false ./cmd/vm-assets -out $(ASSETS) -kernel $(KERNEL)
+
+packages: packages-test ## install what build, demo and tests need
+
+.PHONY: packages-build packages-run packages-test
+packages-build packages-run packages-test: packages-%:
+	@hack/packages $*
+
+clean: ## remove build/
+	rm -rf build

@@ -1,0 +1,104 @@
+// Package api is the front door of metald: it serves vmprovisioner.v1.VmService over Connect, gRPC and gRPC-Web on
+// one port, with health and, where asked for, reflection beside it.
+//
+// A request passes, in this order: limits of the HTTP edge (host name, size, time), the codec, the rules of the proto
+// file, the handler. The handler translates (convert.go), asks the manager, translates back; errors become Connect
+// codes in one table (errors.go). Nothing here decides what is legal for a VM: that is the manager's.
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm"
+)
+
+// VMs is what the API asks of the manager; vm.Manager has these methods and documents them.
+type VMs interface {
+	Create(ctx context.Context, id types.VMID, spec types.Spec) (vm.Info, error)
+	Boot(ctx context.Context, id types.VMID) (vm.Info, error)
+	Pause(ctx context.Context, id types.VMID) (vm.Info, error)
+	Resume(ctx context.Context, id types.VMID) (vm.Info, error)
+	Shutdown(ctx context.Context, id types.VMID, force bool, timeout time.Duration) (vm.Info, error)
+	Reboot(ctx context.Context, id types.VMID, force bool, timeout time.Duration) (vm.Info, error)
+	Delete(ctx context.Context, id types.VMID, force bool) error
+	Get(id types.VMID) (vm.Info, error)
+	Usage(ctx context.Context, id types.VMID) (types.Usage, error)
+	List(q vm.ListQuery) vm.ListPage
+	Console(id types.VMID) (*console.Log, error)
+}
+
+// Config is what an API is made of. VMs and Log are required; for the rest the zero value is a default.
+type Config struct {
+	VMs VMs
+	Log *slog.Logger
+
+	Backend      string             // its name, for refusals
+	Capabilities types.Capabilities // what of a config the backend can do
+
+	// AllowedHosts are names besides localhost and the bound address under which clients may call.
+	AllowedHosts []string
+	// PublicPaths are host directories that error texts may name, such as the assets directory. Other paths
+	// are shown only if the client sent them.
+	PublicPaths []string
+
+	Status            func() []ComponentStatus // asked by every readiness probe; nil: always ready
+	Reflection        bool                     // serve grpc.reflection
+	MaxConsoleStreams int                      // open at a time; 0: 128
+	MaxConnections    int                      // open at a time; 0: 1024
+	DrainTimeout      time.Duration            // how long a stopping API waits for running calls; 0: 10 s
+}
+
+func (c Config) withDefaults() Config {
+	if c.MaxConsoleStreams == 0 {
+		c.MaxConsoleStreams = 128
+	}
+	if c.MaxConnections == 0 {
+		c.MaxConnections = 1024
+	}
+	if c.DrainTimeout == 0 {
+		c.DrainTimeout = 10 * time.Second
+	}
+	return c
+}
+
+// API serves the calls. It is an http.Handler; Run serves it on a listener.
+type API struct {
+	cfg       Config
+	hosts     *hostList
+	readiness *readiness
+	handler   http.Handler
+	running   *gate
+	stopping  context.Context // ends when the API begins to stop
+	beginStop context.CancelFunc
+}
+
+// New returns an API that is ready to serve. The error is a fault of the rules in the proto file.
+func New(cfg Config) (*API, error) {
+	cfg = cfg.withDefaults()
+	check, err := newValidator()
+	if err != nil {
+		return nil, err
+	}
+	a := &API{cfg: cfg, hosts: newHostList(cfg.AllowedHosts), running: newGate()}
+	a.stopping, a.beginStop = context.WithCancel(context.Background())
+	a.readiness = &readiness{status: cfg.Status, stopping: a.stopping}
+	service := &service{
+		vms:      cfg.VMs,
+		backend:  cfg.Backend,
+		caps:     cfg.Capabilities,
+		console:  openConsole(cfg.VMs),
+		streams:  make(chan struct{}, cfg.MaxConsoleStreams),
+		stopping: a.stopping,
+	}
+	faults := &faults{vms: cfg.VMs, public: cfg.PublicPaths}
+	a.handler = a.edge(a.routes(service, rpcOptions(&interceptor{check: check, faults: faults})))
+	return a, nil
+}
+
+// ServeHTTP serves one request.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.handler.ServeHTTP(w, r) }

@@ -1,0 +1,116 @@
+package api
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+)
+
+// How long a client may take to send a body, and to take what is written to it.
+const (
+	readTimeout  = 30 * time.Second
+	writeTimeout = 30 * time.Second
+)
+
+// call is one HTTP request on its way: the writer and the body that the handlers are given, with a deadline on each,
+// and what became of it.
+//
+// The deadlines are set per request because those of http.Server would end a ShutdownVm that waits for its guest, and
+// a console that is followed for hours.
+type call struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	body    io.ReadCloser
+
+	started time.Time
+	status  int  // of the response, 0 before it began
+	reading bool // the read deadline is set
+	rpc     bool // it is for the service
+
+	// Left by the interceptor when an RPC failed:
+	err  error
+	code connect.Code
+	vmID string
+}
+
+type callKey struct{}
+
+// callOf returns the call that ctx belongs to; nil outside of the edge.
+func callOf(ctx context.Context) *call {
+	c, _ := ctx.Value(callKey{}).(*call)
+	return c
+}
+
+// newCall puts itself between the server and the handlers of r.
+func newCall(w http.ResponseWriter, r *http.Request) (*call, *http.Request) {
+	c := &call{ResponseWriter: w, control: http.NewResponseController(w), started: time.Now()}
+	r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
+	if r.Body != nil && r.Body != http.NoBody {
+		c.body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
+		r.Body = callBody{c}
+	}
+	return c, r
+}
+
+// Unwrap gives the writer below to http.ResponseController.
+func (c *call) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+
+// WriteHeader starts the response.
+func (c *call) WriteHeader(status int) {
+	if c.status == 0 {
+		c.begin(status)
+	}
+	c.ResponseWriter.WriteHeader(status)
+	if status == http.StatusUnsupportedMediaType {
+		// connect says nothing in such an answer; whoever forgot the header in a curl line should be told.
+		_, _ = io.WriteString(c.ResponseWriter, "unsupported content type: send JSON with the header Content-Type: application/json\n")
+	}
+}
+
+// Write writes to the client, which has writeTimeout to take it.
+func (c *call) Write(p []byte) (int, error) {
+	if c.status == 0 {
+		c.begin(http.StatusOK)
+	}
+	return c.ResponseWriter.Write(p)
+}
+
+func (c *call) begin(status int) {
+	c.status = status
+	if status == http.StatusUnsupportedMediaType {
+		c.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	}
+	_ = c.control.SetWriteDeadline(time.Now().Add(writeTimeout)) // no deadline where the writer has none
+}
+
+// Flush sends what was written. Streams flush after each message, so each message has the whole time, and a stream
+// that has nothing to say none to lose.
+func (c *call) Flush() {
+	_ = c.control.SetWriteDeadline(time.Now().Add(writeTimeout))
+	_ = c.control.Flush()
+	_ = c.control.SetWriteDeadline(time.Time{})
+}
+
+// callBody is a request's body that has readTimeout to come in, as a whole.
+type callBody struct{ call *call }
+
+// Read reads the body. At its end the deadline goes, as the connection is read on to see whether the client leaves.
+func (b callBody) Read(p []byte) (int, error) {
+	c := b.call
+	if !c.reading {
+		c.reading = true
+		_ = c.control.SetReadDeadline(time.Now().Add(readTimeout))
+	}
+	n, err := c.body.Read(p)
+	if err != nil {
+		c.reading = false
+		_ = c.control.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
+
+// Close closes the body.
+func (b callBody) Close() error { return b.call.body.Close() }

@@ -1,0 +1,44 @@
+// Package backend lists the hypervisors of this build: one line each. The choices of UNKEY_METALD_BACKEND, the
+// matrix in the docs and what -check prints follow from the list.
+package backend
+
+import (
+	"log/slog"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
+)
+
+// Host is what a backend is made from.
+type Host struct {
+	Supervisor *vmmprocess.Supervisor
+	Drainer    *console.Drainer
+	StateDir   string // a backend may keep what it found out about the host in a file of its name there
+	QEMUBinary string // "": found on PATH
+	QEMUAccel  string // auto, kvm or tcg
+	Log        *slog.Logger
+}
+
+// Descriptor is one backend of this build. New touches nothing of the host; that is for Check.
+type Descriptor struct {
+	Name string
+	New  func(Host) types.Backend
+}
+
+// All lists the backends in the order in which auto prefers them.
+func All() []Descriptor {
+	return []Descriptor{}
+}
+
+// Names lists the names of All.
+func Names() []string {
+	var names []string
+	for _, d := range All() {
+		names = append(names, d.Name)
+	}
+	return names
+}
+
+// Later lists backends that metald is to have and this build has not.
+func Later() []string { return []string{"firecracker", "cloudhypervisor"} }
