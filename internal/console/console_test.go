@@ -187,8 +187,7 @@ func TestFollowersGoAtTheirOwnSpeed(t *testing.T) {
 	const total, step = 1 << 20, 4 << 10
 	l := open(t, t.TempDir(), 64<<10)
 	var wg sync.WaitGroup
-	follow := func(pause func()) {
-		r := l.Reader(-1)
+	follow := func(r *Reader, pause func()) {
 		var at int64
 		for {
 			c, err := r.Next(t.Context(), true)
@@ -210,10 +209,11 @@ func TestFollowersGoAtTheirOwnSpeed(t *testing.T) {
 			t.Errorf("a follower ended at %d, want %d", at, total)
 		}
 	}
+	quick, slow, idle := l.Reader(-1), l.Reader(-1), l.Reader(-1)
 	stuck := make(chan struct{})
-	wg.Go(func() { follow(func() {}) })
-	wg.Go(func() { follow(func() { time.Sleep(time.Millisecond) }) })
-	wg.Go(func() { follow(func() { <-stuck }) }) // a client that does not read
+	wg.Go(func() { follow(quick, func() {}) })
+	wg.Go(func() { follow(slow, func() { time.Sleep(time.Millisecond) }) })
+	wg.Go(func() { follow(idle, func() { <-stuck }) }) // a client that does not read
 	for at := int64(0); at < total; at += step {
 		write(t, l, at, step)
 		if b, err := l.Tail(100); err != nil || !bytes.Equal(b, output(at+step-100, 100)) {
