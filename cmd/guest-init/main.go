@@ -16,6 +16,10 @@ import (
 )
 
 func main() {
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "guest-init mounts over /tmp and ends every process: it runs as process 1 of a guest only")
+		os.Exit(1)
+	}
 	quiet, mountErr := quietKernel(), mountFileSystems()
 	opts, optErr := guest.ParseOptions(commandLine())
 	for _, err := range []error{mountErr, quiet, optErr} {

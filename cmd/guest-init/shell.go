@@ -45,9 +45,11 @@ func reapUntil(pid int) {
 	}
 }
 
-// endProcesses ends everything but process 1, first kindly. Without children there is nothing to wait for.
+// endProcesses ends everything but process 1, first kindly; an interactive shell heeds SIGHUP only. Without children
+// there is nothing to wait for.
 func endProcesses() {
 	_ = unix.Kill(-1, unix.SIGTERM)
+	_ = unix.Kill(-1, unix.SIGHUP)
 	for range 10 {
 		err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
 		if err == unix.ECHILD {

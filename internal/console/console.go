@@ -4,65 +4,104 @@ package console
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"sync"
 )
 
 // Log is the console of one VM on disk: the newest bytes, up to a bound. It is safe for concurrent use.
-type Log struct{}
+//
+// On disk it is at most two segments of capacity/2, each a file named by the offset of its first byte. When the
+// newer is full a third is begun, and the oldest removed. Bytes that the disk did not take leave a hole in the
+// offsets: the next byte that it takes begins a new segment.
+type Log struct {
+	dir  string
+	full int64 // size at which a segment is full
 
-// Open returns the log in dir, going on where an earlier metald stopped. Nothing is made on disk before the
-// first Write. capacity is in bytes; at least capacity/2 of the newest output is kept.
-func Open(dir string, capacity int64) (*Log, error) { panic("unwritten") }
+	writing sync.Mutex
+	file    *os.File // the newer segment, open for appending; nil where none is
 
-// Write appends guest output. It never fails towards the guest: an error of the disk is counted and told to
-// readers as lost bytes.
-func (l *Log) Write(p []byte) (int, error) { panic("unwritten") }
-
-// Note appends a line of metald's own, such as that output was not observed for a while.
-func (l *Log) Note(text string) { panic("unwritten") }
-
-// Tail returns up to n of the newest bytes.
-func (l *Log) Tail(n int64) ([]byte, error) { panic("unwritten") }
-
-// Close ends every follower with io.EOF.
-func (l *Log) Close() error { panic("unwritten") }
-
-// Chunk is a run of console bytes. Offset counts from the first byte the VM ever wrote; Lost bytes before it
-// were dropped because the reader was too slow or the log is bounded.
-type Chunk struct {
-	Offset int64
-	Lost   int64
-	Bytes  []byte
+	mu     sync.Mutex
+	older  segment
+	newer  segment
+	end    int64         // offset after the last byte that the guest wrote
+	wake   chan struct{} // closed by the next change; made by the first reader that waits
+	closed bool
 }
 
-// Reader reads a Log from some point on.
-type Reader struct{}
+// Open returns the log in dir, going on where an earlier metald stopped. Nothing is made on disk before the
+// first Write. capacity is in bytes, at least 2; at least capacity/2 of the newest output is kept. Files in dir
+// that are no segments are left alone.
+func Open(dir string, capacity int64) (*Log, error) {
+	if capacity < 2 {
+		return nil, fmt.Errorf("console log %s: a capacity of %d bytes is too small", dir, capacity)
+	}
+	l := &Log{dir: dir, full: capacity / 2}
+	found, err := findSegments(dir)
+	if err != nil {
+		return nil, fmt.Errorf("console log: %w", err)
+	}
+	for _, s := range found {
+		if l.older.made {
+			// A crash between the making of a segment and the removal of the oldest.
+			if err := os.Remove(l.path(l.older)); err != nil {
+				return nil, fmt.Errorf("console log: %w", err)
+			}
+		}
+		l.older, l.newer = l.newer, s
+	}
+	l.end = l.newer.end()
+	return l, nil
+}
 
-// Reader starts tail bytes before the end (tail < 0: at the oldest byte kept).
-func (l *Log) Reader(tail int64) *Reader { panic("unwritten") }
+func (l *Log) path(s segment) string { return filepath.Join(l.dir, s.name()) }
 
-// Next returns the next chunk. At the end it returns io.EOF, or, with follow, waits for more until ctx ends or
-// the log is closed.
-func (r *Reader) Next(ctx context.Context, follow bool) (Chunk, error) { panic("unwritten") }
+// Tail returns up to n of the newest bytes. Bytes that the disk did not take are left out.
+func (l *Log) Tail(n int64) ([]byte, error) {
+	var tail []byte
+	l.mu.Lock()
+	end := l.end // a guest that goes on writing is not followed
+	l.mu.Unlock()
+	r := l.Reader(max(n, 0))
+	for r.next < end {
+		c, err := r.Next(context.Background(), false)
+		if err == io.EOF {
+			return tail, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		tail = append(tail, c.Bytes...)
+		if over := int64(len(tail)) - n; over > 0 { // written meanwhile
+			tail = tail[over:]
+		}
+	}
+	return tail, nil
+}
 
-// Drainer reads every guest's console as it comes: one goroutine, one epoll.
-type Drainer struct{}
-
-// NewDrainer returns a Drainer; it drains while Run runs.
-func NewDrainer() (*Drainer, error) { panic("unwritten") }
-
-// Run drains until ctx ends.
-func (d *Drainer) Run(ctx context.Context) error { panic("unwritten") }
-
-// Source is one console being drained.
-type Source struct{}
-
-// Add drains f, which it owns from now on, into w until end of file or Close.
-func (d *Drainer) Add(f *os.File, w io.Writer) (*Source, error) { panic("unwritten") }
-
-// Drained is closed when everything up to end of file was written to w, or after Close.
-func (s *Source) Drained() <-chan struct{} { panic("unwritten") }
-
-// Close stops draining and closes the file. Repeatable.
-func (s *Source) Close() error { panic("unwritten") }
+// Close ends every follower with io.EOF, once it has read what there is. What is written after it is dropped.
+func (l *Log) Close() error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.mu.Lock()
+	closed, hole := l.closed, l.end > l.newer.end()
+	l.closed = true
+	l.changed()
+	l.mu.Unlock()
+	if closed {
+		return nil
+	}
+	var err error
+	if hole {
+		// An empty segment tells the next metald that there was more.
+		err = l.begin()
+	}
+	if l.file != nil {
+		err = errors.Join(err, l.file.Close())
+		l.file = nil
+	}
+	return err
+}

@@ -20,7 +20,8 @@ const (
 	// ArgPower says what the power button and ctrl-alt-del do: PowerHonour (default) or PowerIgnore.
 	ArgPower = "metald.power"
 	// ArgExit ends the guest by itself: ExitPowerOff, ExitReboot or ExitPanic, once what has an end (touch, write,
-	// a burn with a duration) is done and ArgAfter, a duration, has passed.
+	// a burn with a duration) is done and ArgAfter, a duration, has passed. On Firecracker, which has no power to
+	// switch off, only ExitReboot and a panic with panic=1 end the VMM.
 	ArgExit  = "metald.exit"
 	ArgAfter = "metald.after"
 )

@@ -5,8 +5,13 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/store"
 )
 
-// fileID names a file whatever path leads to it.
-type fileID struct{ device, inode uint64 }
+// fileID names a file whatever path leads to it. An inode number alone goes to the next file once it is free.
+type fileID struct {
+	device, inode uint64
+	born          int64
+}
+
+func idOf(v store.Volume) fileID { return fileID{v.Device, v.Inode, v.Born} }
 
 // claims is who has which volume: one writer, or any number of readers. A claim is held as long as the VM
 // exists, running or not.
@@ -19,7 +24,7 @@ type claim struct {
 
 // take claims v for id. A conflict is KindPrecondition.
 func (c claims) take(id types.VMID, v store.Volume) *types.Error {
-	key := fileID{v.Device, v.Inode}
+	key := idOf(v)
 	held := c[key]
 	switch {
 	case held == nil:
@@ -42,12 +47,12 @@ func (c claims) take(id types.VMID, v store.Volume) *types.Error {
 
 // holds tells whether id has the claim v.
 func (c claims) holds(id types.VMID, v store.Volume) bool {
-	held := c[fileID{v.Device, v.Inode}]
+	held := c[idOf(v)]
 	return held != nil && (held.writer == id || (v.ReadOnly && held.readers[id]))
 }
 
 func (c claims) give(id types.VMID, v store.Volume) {
-	key := fileID{v.Device, v.Inode}
+	key := idOf(v)
 	held := c[key]
 	if held == nil {
 		return

@@ -147,7 +147,7 @@ func (e *entry) create(ctx context.Context) (err error) {
 	}
 	undo = append(undo, func() error { return m.cfg.Store.Delete(e.id) })
 	undo = append(undo, func() error { return m.removeDir(e.id) })
-	if err := m.makeDir(e.id, m.uid(e.rec.Slot), f); err != nil {
+	if err := m.makeDir(ctx, e.id, m.uid(e.rec.Slot), f); err != nil {
 		return err
 	}
 	machine, err := e.launch(ctx, f)

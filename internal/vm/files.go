@@ -1,9 +1,12 @@
 package vm
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
@@ -42,7 +45,7 @@ func (m *Manager) resolve(id types.VMID, spec types.Spec) (files, error) {
 		path := file.Path
 		switch {
 		case file.Kind == disk.Volume:
-			f.volumes = append(f.volumes, store.Volume{Disk: i, Device: file.Device, Inode: file.Inode, ReadOnly: d.ReadOnly})
+			f.volumes = append(f.volumes, volume(i, file, d.ReadOnly))
 		case !d.ReadOnly:
 			f.clones[i] = file
 			path = m.clonePath(id, i)
@@ -50,6 +53,10 @@ func (m *Manager) resolve(id types.VMID, spec types.Spec) (files, error) {
 		f.disks = append(f.disks, path)
 	}
 	return f, nil
+}
+
+func volume(i int, f disk.File, readOnly bool) store.Volume {
+	return store.Volume{Disk: i, Device: f.Device, Inode: f.Inode, Born: f.Born, ReadOnly: readOnly}
 }
 
 func diskField(i int) string { return fmt.Sprintf("config.storage[%d].path", i) }
@@ -96,16 +103,38 @@ func (m *Manager) stillHeld(id types.VMID, volumes []store.Volume) error {
 }
 
 // makeDir makes the VM's directory and the private copies of its disks in it.
-func (m *Manager) makeDir(id types.VMID, uid uint32, f files) error {
+func (m *Manager) makeDir(ctx context.Context, id types.VMID, uid uint32, f files) error {
 	if err := os.Mkdir(m.vmDir(id), 0o700); err != nil {
-		return types.Errorf(types.KindInternal, "make the directory of VM %s: %w", id, err)
+		return types.Errorf(kindOfDisk(err), "make the directory of VM %s: %w", id, err)
 	}
-	for i, template := range f.clones {
-		if err := disk.Clone(template, f.disks[i], int(uid), int(uid)); err != nil {
-			return types.FieldErrorf(types.KindExhausted, diskField(i), "%w", err)
+	for i := range f.disks {
+		template, ok := f.clones[i]
+		if !ok {
+			continue
+		}
+		if err := disk.Clone(ctx, template, f.disks[i], int(uid), int(uid)); err != nil {
+			return types.FieldErrorf(kindOfDisk(err), diskField(i), "%w", err)
 		}
 	}
-	return disk.SyncDir(filepath.Dir(m.vmDir(id)))
+	if err := disk.SyncDir(filepath.Dir(m.vmDir(id))); err != nil {
+		return types.Errorf(kindOfDisk(err), "make the directory of VM %s: %w", id, err)
+	}
+	return nil
+}
+
+// kindOfDisk says what an error of making files is to the client.
+func kindOfDisk(err error) types.Kind {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return types.KindExhausted
+	case errors.Is(err, disk.ErrChanged):
+		return types.KindPrecondition
+	case errors.Is(err, context.DeadlineExceeded):
+		return types.KindDeadline
+	case errors.Is(err, context.Canceled):
+		return types.KindCanceled
+	}
+	return types.KindInternal
 }
 
 func (m *Manager) removeDir(id types.VMID) error { return dir.Remove(m.vmDir(id)) }

@@ -57,13 +57,28 @@ func (m *Manager) reserve(records []store.Record) {
 	for _, rec := range records {
 		used[rec.Slot] = true
 		m.seq = max(m.seq, rec.Seq)
-		for _, v := range rec.Volumes {
-			if err := m.claims.take(rec.ID, v); err != nil {
+		for i := range rec.Volumes {
+			v := &rec.Volumes[i]
+			v.Device = m.deviceNow(rec.Spec, *v)
+			if err := m.claims.take(rec.ID, *v); err != nil {
 				m.cfg.Log.Error("two records hold one volume", "vm", rec.ID, "error", err)
 			}
 		}
 	}
 	m.slots.reserve(used)
+}
+
+// deviceNow returns the device number that a volume's filesystem has now: numbers may change when the host
+// restarts. The file is the same if its inode and time of birth are.
+func (m *Manager) deviceNow(spec types.Spec, v store.Volume) uint64 {
+	if v.Born == 0 || v.Disk >= len(spec.Disks) {
+		return v.Device
+	}
+	f, err := m.cfg.Roots.Resolve(spec.Disks[v.Disk].Path)
+	if err != nil || f.Inode != v.Inode || f.Born != v.Born {
+		return v.Device
+	}
+	return f.Device
 }
 
 // found is what Restore finds of a record's VMM.

@@ -52,12 +52,12 @@ func Uncompress(image []byte) ([]byte, error) {
 		return nil, err
 	}
 	stream, size := payload[:len(payload)-4], binary.LittleEndian.Uint32(payload[len(payload)-4:])
-	if size > maxKernel {
-		return nil, fmt.Errorf("payload says it is %d bytes uncompressed; more than %d is no kernel", size, maxKernel)
-	}
 	kind, open := formatOf(payload)
 	if open == nil {
 		return nil, fmt.Errorf("payload is %s, which is not supported: want zstd, lz4, gzip or xz", kind)
+	}
+	if size > maxKernel {
+		return nil, fmt.Errorf("payload says it is %d bytes uncompressed; more than %d is no kernel", size, maxKernel)
 	}
 	if kind == "gzip" {
 		stream = payload // here the size is gzip's own trailer, not an addition

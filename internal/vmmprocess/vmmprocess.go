@@ -1,65 +1,61 @@
 // Package vmmprocess starts, watches, re-adopts and ends VMM processes, one per VM. Children and adopted
 // processes are watched alike: one epoll over pidfds, no goroutine and no thread per process.
+//
+// It also makes and removes the run directory of a VMM, and the sockets in it.
 package vmmprocess
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
-	"os"
-	"syscall"
+	"math"
 
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"golang.org/x/sys/unix"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/epoll"
 )
 
-// Supervisor owns the epoll that watches every VMM process.
-type Supervisor struct{}
-
-// New returns a Supervisor. Its processes are watched while Run runs.
-func New(log *slog.Logger) (*Supervisor, error) { panic("unwritten") }
-
-// Run watches until ctx ends. Processes go on.
-func (s *Supervisor) Run(ctx context.Context) error { panic("unwritten") }
-
-// Command is a VMM to start.
-type Command struct {
-	Path     string     // absolute path of the executable
-	Args     []string   // without argv[0]
-	Env      []string   // the whole environment; nil is empty
-	Dir      string     // working directory; "" is "/"
-	Files    []*os.File // become fd FirstFile, FirstFile+1 … in the VMM
-	Stderr   string     // file that takes stdout and stderr, made 0600 and appended to; "" is /dev/null
-	UID, GID uint32     // 0: metald's own
+// Supervisor owns the epoll that watches every VMM process. It is safe for concurrent use.
+type Supervisor struct {
+	log    *slog.Logger
+	bootID string
+	poller *epoll.Poller[*Process]
 }
 
-// FirstFile is the number that Command.Files[0] has in the VMM.
-const FirstFile = 4
-
-// Start starts a process that can do nothing until commit has returned nil: the start gate.
-func (s *Supervisor) Start(ctx context.Context, c Command, commit func(types.ProcessIdentity) error) (*Process, error) {
-	panic("unwritten")
+// New returns a Supervisor. Its processes are watched while Run runs. It marks the files that metald inherited
+// from whoever started it close-on-exec, as metald's own all are: no VMM gets them.
+func New(log *slog.Logger) (*Supervisor, error) {
+	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		log.Warn("files that metald inherited will be inherited by VMMs, too", "err", err)
+	}
+	bootID, err := readBootID()
+	if err != nil {
+		return nil, err
+	}
+	poller, err := epoll.New[*Process]()
+	if err != nil {
+		return nil, fmt.Errorf("watch VMM processes: %w", err)
+	}
+	return &Supervisor{log: log, bootID: bootID, poller: poller}, nil
 }
 
-// Adopt watches a process that an earlier metald started. Its error wraps types.ErrGone if the identity does
-// not match a live process.
-func (s *Supervisor) Adopt(id types.ProcessIdentity) (*Process, error) { panic("unwritten") }
+// Run watches until ctx ends and returns nil then. Processes go on; Start and Adopt fail from then on, Kill
+// still works. It is called once.
+func (s *Supervisor) Run(ctx context.Context) error {
+	if err := s.poller.Run(ctx, func(p *Process) { _ = p.collect() }); err != nil {
+		return fmt.Errorf("watch VMM processes: %w", err)
+	}
+	return nil
+}
 
-// Process is one watched VMM process.
-type Process struct{}
-
-// Identity names the process for good.
-func (p *Process) Identity() types.ProcessIdentity { panic("unwritten") }
-
-// Exited is closed when the process has ended (and, where it is a child, was reaped).
-func (p *Process) Exited() <-chan struct{} { panic("unwritten") }
-
-// Status says how it ended; valid after Exited is closed. Known is false where the kernel does not tell.
-func (p *Process) Status() (status syscall.WaitStatus, known bool) { panic("unwritten") }
-
-// Kill sends SIGKILL by pidfd and waits for the end or for ctx.
-func (p *Process) Kill(ctx context.Context) error { panic("unwritten") }
-
-// Signal sends sig by pidfd; os.ErrProcessDone if the process has ended.
-func (p *Process) Signal(sig syscall.Signal) error { panic("unwritten") }
-
-// Release stops watching and closes the pidfd; the process goes on.
-func (p *Process) Release() { panic("unwritten") }
+// watch adds p's pidfd to the epoll. An end that came before is reported all the same.
+func (s *Supervisor) watch(p *Process) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	token, err := s.poller.Add(p.pidfd, p)
+	if err != nil {
+		return fmt.Errorf("watch process %d: %w", p.id.PID, err)
+	}
+	p.token = token
+	return nil
+}

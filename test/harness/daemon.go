@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -81,6 +82,7 @@ func Start(tb testing.TB, o Options) *Daemon {
 	d.URL = fmt.Sprintf("http://127.0.0.1:%d", port)
 	d.cmd = exec.Command(Binary(tb))
 	d.cmd.Env = append([]string{
+		"GOTRACEBACK=all",
 		"PATH=" + os.Getenv("PATH"),
 		"UNKEY_METALD_PORT=" + strconv.Itoa(port),
 		"UNKEY_METALD_STATE_DIR=" + o.StateDir,
@@ -141,6 +143,19 @@ func (d *Daemon) Kill(tb testing.TB) { d.signal(tb, syscall.SIGKILL) }
 
 // Stop ends metald with SIGTERM and waits; its VMs run on. Repeatable.
 func (d *Daemon) Stop(tb testing.TB) { d.signal(tb, syscall.SIGTERM) }
+
+// Goroutines ends metald with SIGQUIT, on which the Go runtime prints every goroutine, and returns their stacks.
+func (d *Daemon) Goroutines(tb testing.TB) []string {
+	tb.Helper()
+	d.signal(tb, syscall.SIGQUIT)
+	var stacks []string
+	for block := range strings.SplitSeq(d.Log(), "\n\n") {
+		if strings.HasPrefix(block, "goroutine ") {
+			stacks = append(stacks, block)
+		}
+	}
+	return stacks
+}
 
 func (d *Daemon) signal(tb testing.TB, sig syscall.Signal) {
 	tb.Helper()

@@ -29,6 +29,15 @@ const (
 	FieldConsoleType      Field = "config.console.console_type"
 )
 
+// Fields lists the fields above in their order, for the docs.
+func Fields() []Field {
+	return []Field{
+		FieldMaxVCPUs, FieldTopology, FieldFeatures, FieldHotplug, FieldMaxMemory, FieldBacking, FieldInitrd, FieldBootOptions,
+		FieldDiskInterface, FieldDiskOptions, FieldNetwork, FieldNetworkInterface, FieldNetworkOptions, FieldConsoleInput,
+		FieldConsoleType,
+	}
+}
+
 // Support says how far a backend supports a field.
 type Support struct {
 	OK     bool
@@ -51,6 +60,9 @@ func (c Capabilities) Refusals(backend string, spec Spec) []*Error {
 	r := refusals{caps: c, backend: backend}
 	if spec.CPU.Count > c.MaxVCPUs {
 		r.invalid("config.cpu.vcpu_count", "%d vCPUs are more than the %d that %s can have", spec.CPU.Count, c.MaxVCPUs, backend)
+	}
+	if spec.CPU.Max > c.MaxVCPUs && c.Fields[FieldMaxVCPUs].OK {
+		r.invalid(string(FieldMaxVCPUs), "%d vCPUs are more than the %d that %s can have", spec.CPU.Max, c.MaxVCPUs, backend)
 	}
 	if spec.Memory.SizeBytes < c.MinMemoryBytes {
 		r.invalid("config.memory.size_bytes", "%d bytes are less than the %d that a guest needs on %s", spec.Memory.SizeBytes, c.MinMemoryBytes, backend)

@@ -5,8 +5,6 @@ package disk
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -24,102 +22,77 @@ const (
 )
 
 // File is a regular file of the host that a VM may use. Path has no symbolic links left in it.
+//
+// Device, Inode and Born name the file, not the path: a file that was put in its place differs in one of them.
+// Filesystems give a freed inode number to the next file, so the time of birth belongs to the name.
 type File struct {
 	Path   string
 	Kind   Kind
 	Device uint64
 	Inode  uint64
+	Born   int64 // unix nanoseconds; 0 where the filesystem does not keep it
 	Size   int64 // bytes
 }
 
-// Roots are the directories that VMs may use files from.
+// Roots are the directories that VMs may use files from. Where one lies within the other, a file belongs to the
+// inner one.
 type Roots struct {
 	Assets  string
 	Volumes string
 }
 
-// Resolve follows path to a regular file below one of the roots. It never opens a device, a FIFO or a
-// directory, and never looks at what is outside of the roots. Its errors are for the client and do not repeat
-// the path.
+// Resolve follows path to a regular file below one of the roots. It opens nothing, neither file nor device nor
+// FIFO, and never looks at what is outside of the roots: the answer for a path out there does not depend on
+// what is there. Its errors are for the client and do not repeat the path.
 func (r Roots) Resolve(path string) (File, error) {
 	if !filepath.IsAbs(path) || hasDotDot(path) || strings.ContainsRune(path, 0) {
 		return File{}, errors.New("a path must be absolute and have no '..' in it")
 	}
-	path = filepath.Clean(path)
-	for _, root := range []struct {
-		dir  string
-		kind Kind
-	}{{r.Assets, Template}, {r.Volumes, Volume}} {
-		if root.dir == "" {
-			continue
-		}
-		real, err := filepath.EvalSymlinks(root.dir)
-		if err != nil {
-			continue
-		}
-		for _, dir := range []string{root.dir, real} {
-			if rel, ok := below(dir, path); ok {
-				return r.resolveBelow(real, rel, root.kind)
-			}
-		}
+	roots := r.list()
+	at, rel := innermost(roots, filepath.Clean(path))
+	if at == nil {
+		return File{}, r.outside()
 	}
-	return File{}, r.outside()
+	file, err := at.resolve(rel)
+	switch {
+	case errors.Is(err, errEscapes):
+		return File{}, fmt.Errorf("the path leads out of its directory by a symbolic link; %w", r.outside())
+	case errors.Is(err, unix.ENOENT):
+		return File{}, errors.New("there is no such file")
+	case err != nil:
+		return File{}, err
+	}
+	file.Kind = at.kind
+	if real, _ := innermost(roots, file.Path); real != nil {
+		file.Kind = real.kind
+	}
+	return file, nil
 }
 
 func (r Roots) outside() error {
 	return fmt.Errorf("VMs may use files below %s (UNKEY_METALD_ASSETS_DIR) and %s (UNKEY_METALD_VOLUMES_DIR) only", r.Assets, r.Volumes)
 }
 
-// resolveBelow follows links by name first, so that the message can tell an escape from a missing file, and
-// then opens what it came to without following any: a link swapped in between is refused.
-func (r Roots) resolveBelow(root, rel string, kind Kind) (File, error) {
-	real, err := filepath.EvalSymlinks(filepath.Join(root, rel))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return File{}, errors.New("there is no such file")
-	case err != nil:
-		return File{}, fmt.Errorf("the file cannot be reached: %w", bare(err))
+func (r Roots) list() []root {
+	var roots []root
+	if r.Assets != "" {
+		roots = append(roots, newRoot(r.Assets, Template))
 	}
-	rel, ok := below(root, real)
-	if !ok {
-		return File{}, fmt.Errorf("the path leads out of its directory by a symbolic link; %w", r.outside())
+	if r.Volumes != "" {
+		roots = append(roots, newRoot(r.Volumes, Volume))
 	}
-	f, err := openBeneath(root, rel, unix.O_RDONLY)
-	if err != nil {
-		return File{}, fmt.Errorf("the file cannot be opened: %w", bare(err))
-	}
-	defer f.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return File{}, fmt.Errorf("the file cannot be examined: %w", err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return File{}, fmt.Errorf("this is %s, not a regular file", kindOf(st.Mode))
-	}
-	return File{Path: real, Kind: kind, Device: uint64(st.Dev), Inode: st.Ino, Size: st.Size}, nil
+	return roots
 }
 
-// openBeneath opens rel below root; no component of it may be a link. O_NONBLOCK keeps a FIFO from hanging us.
-func openBeneath(root, rel string, flags uint64) (*os.File, error) {
-	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
+// innermost returns the root that path lies below, and the rest of path; nil if there is none.
+func innermost(roots []root, path string) (at *root, rel string) {
+	for i := range roots {
+		rest, ok := roots[i].holds(path)
+		if ok && rest != "" && (at == nil || len(rest) < len(rel)) {
+			at, rel = &roots[i], rest
+		}
 	}
-	defer unix.Close(dir)
-	fd, err := unix.Openat2(dir, rel, &unix.OpenHow{
-		Flags:   flags | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	})
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), rel), nil
-}
-
-// below returns path relative to dir if it lies strictly below it.
-func below(dir, path string) (string, bool) {
-	rel, ok := strings.CutPrefix(path, strings.TrimSuffix(filepath.Clean(dir), "/")+"/")
-	return rel, ok && rel != ""
+	return at, rel
 }
 
 func hasDotDot(path string) bool {
@@ -131,16 +104,7 @@ func hasDotDot(path string) bool {
 	return false
 }
 
-// bare takes the path out of an error, which may be one that the client did not send.
-func bare(err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		return pe.Err
-	}
-	return err
-}
-
-func kindOf(mode uint32) string {
+func kindOf(mode uint16) string {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		return "a directory"

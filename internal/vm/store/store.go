@@ -50,12 +50,13 @@ type Record struct {
 	RebootBy time.Time `json:"rebootBy,omitzero"`
 }
 
-// Volume is a file that a VM holds for as long as it exists: by device and inode, so that another file under
-// the same path is not mistaken for it.
+// Volume is a file that a VM holds for as long as it exists: by device, inode and time of birth, so that another
+// file under the same path is not mistaken for it.
 type Volume struct {
 	Disk     int    `json:"disk"` // index into Spec.Disks
 	Device   uint64 `json:"device"`
 	Inode    uint64 `json:"inode"`
+	Born     int64  `json:"born,omitempty"` // unix nanoseconds; 0 where the filesystem does not keep it
 	ReadOnly bool   `json:"readOnly"`
 }
 

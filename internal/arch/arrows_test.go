@@ -1,0 +1,205 @@
+package arch
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"path"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/unkeyed/unkey/go/deploy/metald/"
+
+// pkg is what go list says of a package; paths are relative to the module.
+type pkg struct {
+	ImportPath string
+	Doc        string
+	Standard   bool
+	Module     *struct{ Main bool }
+	Imports    []string
+	Deps       []string
+}
+
+func (p pkg) name() string { return strings.TrimPrefix(p.ImportPath, module) }
+
+// packages lists the packages of the module.
+func packages(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Doc,Standard,Module,Imports,Deps", "./...")
+	cmd.Dir = root
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			t.Fatalf("go list: %v\n%s", err, exit.Stderr)
+		}
+		t.Fatal(err)
+	}
+	var list []pkg
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return list
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, p)
+	}
+}
+
+// Patterns are those of path.Match on module-relative paths; "std" in an allow list stands for the standard library,
+// and a pattern ending in /** for a folder and all below.
+
+// mayNotReach forbids that a package reaches another, however many imports lie between.
+var mayNotReach = []struct {
+	from, to string
+	why      string
+}{
+	{"internal/backend/*", "internal/vm", "a backend is told what to do; it does not know who decides"},
+	{"internal/backend/*", "internal/vm/store", "what is remembered of a VM is the manager's"},
+	{"internal/backend/*", "gen/**", "the domain speaks its own Spec, not the wire's"},
+	{"internal/vm", "gen/**", "the domain speaks its own Spec, not the wire's"},
+	{"internal/vm/**", "internal/api", "arrows point down"},
+	{"internal/**", "test/**", "what ships does not depend on tests"},
+	{"cmd/api", "test/**", "what ships does not depend on tests"},
+	{"internal/vm", "internal/backend/qemu", "the manager knows types.Backend, not who implements it"},
+	{"internal/api", "internal/backend/qemu", "the API knows capabilities as data, not who has them"},
+	{"internal/backend/types", "internal/vmmprocess", "the seam has no machinery"},
+	{"internal/vmmprocess", "internal/console", "processes and consoles are drained side by side, neither owns the other"},
+}
+
+// onlyFrom lists, for a package, all that may import it.
+var onlyFrom = []struct {
+	to   string
+	from []string
+	why  string
+}{
+	{"internal/daemon", []string{"cmd/api"}, "the wiring knows every part and no part knows it"},
+	{"internal/config", []string{"cmd/api", "internal/daemon", "internal/docgen"}, "parts are given plain values, so that settings have one reader"},
+	{"internal/backend", []string{"cmd/api", "internal/daemon", "internal/docgen"}, "who is in the list of backends concerns the wiring alone"},
+	{"internal/backend/qemu", []string{"internal/backend"}, "backends are reached through the list"},
+	{"internal/backend/fake", []string{"test/**"}, "a fake never ships"},
+	{"internal/backend/stubvmm/**", []string{"internal/backend/stubvmm/**", "test/**"}, "a stub never ships"},
+	{"internal/backend/conformance", []string{"test/**"}, "the conformance table is for tests"},
+	{"gen/**", []string{"gen/**", "internal/api", "cmd/*", "test/**"}, "api/convert.go is the one place between proto and domain"},
+	{"internal/vmassets", []string{"cmd/vm-assets"}, "metald boots assets and makes none"},
+	{"internal/docgen", []string{"cmd/docgen"}, "documentation is made outside of the daemon"},
+}
+
+// standardOnly are packages whose dependencies, all the way down, are the standard library and their own list.
+var standardOnly = map[string][]string{
+	"internal/vm/lifecycle": {},
+	"internal/guest":        {},
+	"internal/config":       {},
+	"internal/backend/types": {
+		"internal/vm/lifecycle",
+	},
+}
+
+func TestArrows(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, rule := range mayNotReach {
+			if !matches(rule.from, p.name()) || matches(rule.to, p.name()) {
+				continue
+			}
+			for _, dep := range ours(p.Deps) {
+				if matches(rule.to, dep) {
+					t.Errorf("%s reaches %s: %s", p.name(), dep, rule.why)
+				}
+			}
+		}
+		for _, dep := range ours(p.Imports) {
+			for _, rule := range onlyFrom {
+				if matches(rule.to, dep) && !matchesAny(rule.from, p.name()) {
+					t.Errorf("%s imports %s: %s", p.name(), dep, rule.why)
+				}
+			}
+		}
+		if strings.HasPrefix(p.name(), "internal/backend/") {
+			noBackendImportsAnother(t, p)
+		}
+	}
+}
+
+func noBackendImportsAnother(t *testing.T, p pkg) {
+	for _, dep := range ours(p.Imports) {
+		rest, ok := strings.CutPrefix(dep, "internal/backend/")
+		if !ok || rest == "types" || strings.HasPrefix(dep, p.name()+"/") || strings.HasPrefix(p.name(), "internal/backend/stubvmm") {
+			continue
+		}
+		t.Errorf("%s imports %s: backends do not know each other", p.name(), dep)
+	}
+}
+
+func TestStandardLibraryOnly(t *testing.T) {
+	seen := 0
+	for _, p := range packages(t) {
+		allowed, ok := standardOnly[p.name()]
+		if !ok {
+			continue
+		}
+		seen++
+		for _, dep := range p.Deps {
+			first, _, _ := strings.Cut(dep, "/")
+			if strings.Contains(first, ".") && !matchesAny(allowed, strings.TrimPrefix(dep, module)) {
+				t.Errorf("%s depends on %s; it may use the standard library and %v", p.name(), dep, allowed)
+			}
+		}
+	}
+	if seen != len(standardOnly) {
+		t.Errorf("%d packages of the table %v exist", seen, standardOnly)
+	}
+}
+
+func TestEveryPackageHasADoc(t *testing.T) {
+	for _, p := range packages(t) {
+		if p.Doc == "" && !strings.HasPrefix(p.name(), "gen/") && !strings.HasPrefix(p.name(), "test/") {
+			t.Errorf("%s has no package comment: what is it for?", p.name())
+		}
+	}
+}
+
+// ours keeps the packages of this module, by relative path.
+func ours(paths []string) []string {
+	var list []string
+	for _, p := range paths {
+		if rest, ok := strings.CutPrefix(p, module); ok {
+			list = append(list, rest)
+		}
+	}
+	return list
+}
+
+func matchesAny(patterns []string, name string) bool {
+	for _, p := range patterns {
+		if matches(p, name) {
+			return true
+		}
+	}
+	return false
+}
+
+func matches(pattern, name string) bool {
+	if folder, ok := strings.CutSuffix(pattern, "/**"); ok {
+		return name == folder || strings.HasPrefix(name, folder+"/")
+	}
+	ok, err := path.Match(pattern, name)
+	return err == nil && ok
+}
+
+func TestMatches(t *testing.T) {
+	for _, tt := range []struct {
+		pattern, name string
+		want          bool
+	}{
+		{"internal/vm", "internal/vm", true}, {"internal/vm", "internal/vm/store", false},
+		{"internal/vm/**", "internal/vm/store", true}, {"internal/vm/**", "internal/vm", true},
+		{"internal/vm/**", "internal/vmmprocess", false}, {"cmd/*", "cmd/api", true},
+	} {
+		if got := matches(tt.pattern, tt.name); got != tt.want {
+			t.Errorf("matches(%q, %q) is %t", tt.pattern, tt.name, got)
+		}
+	}
+}

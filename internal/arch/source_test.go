@@ -1,0 +1,105 @@
+package arch
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// goroutines lists every file that may start one, and who waits for it. Outside of the list, things that run have a
+// Run(ctx) error that blocks.
+var goroutines = map[string]string{
+	"cmd/demo/play.go":          "the console's watcher: cleanUp waits for it",
+	"cmd/demo/stage.go":         "waits for metald, and so ends with it",
+	"cmd/guest-init/end.go":     "the guest's last writes: bounded by the end of the machine",
+	"cmd/guest-init/main.go":    "watchers of the power button: they end with the machine",
+	"cmd/guest-init/power.go":   "readers of keys: they end with the machine",
+	"internal/api/run.go":       "the server: Run waits for it",
+	"internal/daemon/stages.go": "every part that runs: runStages waits for each in order",
+}
+
+func TestGoroutinesHaveOwners(t *testing.T) {
+	used := map[string]bool{}
+	eachGoFile(t, func(name string, fset *token.FileSet, file *ast.File) {
+		if strings.HasSuffix(name, "_test.go") || strings.HasPrefix(name, "test/") {
+			return
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if stmt, ok := n.(*ast.GoStmt); ok {
+				used[name] = true
+				if goroutines[name] == "" {
+					t.Errorf("%s starts a goroutine: who stops it, and who waits for it? The table in internal/arch wants to know", fset.Position(stmt.Pos()))
+				}
+			}
+			return true
+		})
+	})
+	for name := range goroutines {
+		if !used[name] {
+			t.Errorf("%s starts no goroutine any more; take it out of the table", name)
+		}
+	}
+}
+
+func TestNoInit(t *testing.T) {
+	eachGoFile(t, func(name string, fset *token.FileSet, file *ast.File) {
+		for _, d := range file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil && f.Name.Name == "init" {
+				t.Errorf("%s: init runs before anybody asked for it; call it from where it is needed", fset.Position(f.Pos()))
+			}
+		}
+	})
+}
+
+func TestNoSleepInTests(t *testing.T) {
+	eachGoFile(t, func(name string, fset *token.FileSet, file *ast.File) {
+		if !strings.HasSuffix(name, "_test.go") && !strings.HasPrefix(name, "test/") {
+			return
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if call, ok := n.(*ast.CallExpr); ok && isCall(call, "time", "Sleep") && !inBubble(file) {
+				t.Errorf("%s: a test that sleeps is slow or flaky; wait for the thing, with a deadline", fset.Position(call.Pos()))
+			}
+			return true
+		})
+	})
+}
+
+// inBubble says whether a file uses synctest, where sleeping costs no time and waits for exactly what it should.
+func inBubble(file *ast.File) bool {
+	for _, spec := range file.Imports {
+		if spec.Path.Value == `"testing/synctest"` {
+			return true
+		}
+	}
+	return false
+}
+
+func isCall(call *ast.CallExpr, pkg, name string) bool {
+	sel, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok || sel.Sel.Name != name {
+		return false
+	}
+	x, ok := sel.X.(*ast.Ident)
+	return ok && x.Name == pkg
+}
+
+// eachGoFile calls f for every Go file that a person wrote.
+func eachGoFile(t *testing.T, f func(name string, fset *token.FileSet, file *ast.File)) {
+	t.Helper()
+	for _, name := range tree(t) {
+		if !strings.HasSuffix(name, ".go") || strings.HasPrefix(name, "gen/") {
+			continue
+		}
+		fset := token.NewFileSet()
+		file, err := parser.ParseFile(fset, filepath.Join(root, name), nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Errorf("%v", err)
+			continue
+		}
+		f(name, fset, file)
+	}
+}

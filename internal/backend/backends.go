@@ -1,0 +1,61 @@
+// Package backend lists the hypervisors of this build: one line each. The choices of UNKEY_METALD_BACKEND, the
+// matrix in the docs and what -check prints follow from the list.
+package backend
+
+import (
+	"log/slog"
+	"path/filepath"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/qemu"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
+)
+
+// Host is what a backend is made from.
+type Host struct {
+	Supervisor *vmmprocess.Supervisor
+	Drainer    *console.Drainer
+	StateDir   string // a backend may keep what it found out about the host in a file of its name there
+	AssetsDir  string // a kernel for trial boots may be there
+	QEMUBinary string // "": found on PATH
+	QEMUAccel  string // auto, kvm or tcg
+	Log        *slog.Logger
+}
+
+// Descriptor is one backend of this build. New touches nothing of the host; that is for Check.
+type Descriptor struct {
+	Name string
+	New  func(Host) (types.Backend, error)
+}
+
+// All lists the backends in the order in which auto prefers them.
+func All() []Descriptor {
+	return []Descriptor{
+		{Name: qemu.Name, New: newQEMU},
+	}
+}
+
+func newQEMU(h Host) (types.Backend, error) {
+	return qemu.New(qemu.Config{
+		Binary:       h.QEMUBinary,
+		Accel:        h.QEMUAccel,
+		StateDir:     h.StateDir,
+		CanaryKernel: filepath.Join(h.AssetsDir, "vmlinux"),
+		Supervisor:   h.Supervisor,
+		Drainer:      h.Drainer,
+		Log:          h.Log,
+	})
+}
+
+// Names lists the names of All.
+func Names() []string {
+	var names []string
+	for _, d := range All() {
+		names = append(names, d.Name)
+	}
+	return names
+}
+
+// Later lists backends that metald is to have and this build has not.
+func Later() []string { return []string{"firecracker", "cloudhypervisor"} }

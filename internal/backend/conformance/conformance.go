@@ -1,0 +1,77 @@
+// Package conformance is the table of behaviour that every backend must show, as sentences. They are driven
+// through the VM manager, as the API drives it, over whatever processes, sockets and files the backend makes of
+// them; the few that are about the seam itself call the backend directly.
+package conformance
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm"
+)
+
+// Ability is something that a harness may not have.
+type Ability string
+
+// The abilities that sentences need.
+const (
+	Guest      Ability = "a guest that obeys the words of package guest"
+	GuestDisks Ability = "a guest that writes to its disks"
+	Mute       Ability = "a VMM that can be made to stop answering"
+	Usage      Ability = "usage that grows while a guest runs"
+)
+
+// Harness is how the suite reaches a backend and what is behind it.
+type Harness struct {
+	// NewBackend returns a backend over the machines that are there already. It is called again for each restart
+	// of the manager; what it needs running ends with t.
+	NewBackend func(t testing.TB) types.Backend
+
+	AssetsDir string // holds Kernel and RootDisk
+	Kernel    string // absolute paths
+	RootDisk  string // "" for none
+	// KernelArgs come before what a sentence adds.
+	KernelArgs string
+
+	BootTimeout time.Duration // for a guest to reach user space, or to power off
+	Slow        bool          // VMs are processes: make few where many are a matter of scale
+
+	// KillVMM ends the VMM of a VM as kill -9 does and returns when it is dead.
+	KillVMM func(t testing.TB, info vm.Info)
+	// MuteVMM makes a VMM stop answering without ending it; the function returned lets it go on.
+	MuteVMM func(t testing.TB, info vm.Info) (unmute func())
+	// Leftovers names what is still there of VMs below stateDir: processes, sockets. Files the suite sees itself.
+	Leftovers func(t testing.TB, stateDir string) []string
+
+	// Cannot says why, for each ability that is missing here.
+	Cannot map[Ability]string
+}
+
+// sentence is one row of the table.
+type sentence struct {
+	says  string
+	needs []Ability
+	run   func(t *testing.T, s *site)
+}
+
+// table is every sentence, in the order of the chapters.
+func table() []sentence {
+	return slices.Concat(lifecycleSentences(), createSentences(), adoptionSentences(), endSentences(), guestSentences(),
+		diskSentences(), isolationSentences(), storeSentences(), readingSentences(), seamSentences())
+}
+
+// Run checks every sentence against a backend. After each it checks that nothing is left of the VMs.
+func Run(t *testing.T, h Harness) {
+	for _, sentence := range table() {
+		t.Run(sentence.says, func(t *testing.T) {
+			for _, need := range sentence.needs {
+				if why := h.Cannot[need]; why != "" {
+					t.Skipf("this needs %s: %s", need, why)
+				}
+			}
+			sentence.run(t, newSite(t, h))
+		})
+	}
+}

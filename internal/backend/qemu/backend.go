@@ -1,0 +1,135 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
+)
+
+// Name selects this backend.
+const Name = "qemu"
+
+// vmmName is what backend_info calls it.
+const vmmName = "QEMU"
+
+// handleVersion is the form of the handles that this metald writes, and the only one that it reads.
+const handleVersion = 1
+
+// Config is what a Backend needs. Supervisor, Drainer and Log are required.
+type Config struct {
+	Binary       string // absolute path of qemu-system-x86_64; "" looks on PATH each time one is needed
+	Accel        string // "auto", "kvm" or "tcg"; "" is auto
+	StateDir     string // where the verdict about KVM is kept; "" keeps it in memory only
+	CanaryKernel string // kernel of the trial boot that decides about KVM; "" means that auto never takes KVM
+
+	Supervisor *vmmprocess.Supervisor
+	Drainer    *console.Drainer
+	Log        *slog.Logger
+}
+
+// Backend makes QEMU machines. It is safe for concurrent use.
+type Backend struct {
+	cfg     Config
+	tscKHz  int
+	kernels kernels
+	accel   accelerator
+}
+
+var _ types.Backend = (*Backend)(nil)
+
+// New returns a Backend. It starts nothing; Prepare does what can be done before the first VM.
+func New(cfg Config) (*Backend, error) {
+	if cfg.Accel == "" {
+		cfg.Accel = accelAuto
+	}
+	switch cfg.Accel {
+	case accelAuto, accelKVM, accelTCG:
+	default:
+		return nil, fmt.Errorf("QEMU's accelerator %q is none of auto, kvm, tcg", cfg.Accel)
+	}
+	if cfg.Binary != "" && !filepath.IsAbs(cfg.Binary) {
+		return nil, fmt.Errorf("QEMU's path %q is not absolute", cfg.Binary)
+	}
+	b := &Backend{cfg: cfg, tscKHz: hostTSC()}
+	b.accel = accelerator{mode: cfg.Accel, turn: make(chan struct{}, 1), canary: b.canary, log: cfg.Log}
+	return b, nil
+}
+
+// Name returns "qemu".
+func (b *Backend) Name() string { return Name }
+
+// Prepare decides about KVM, where that has to be tried, so that the first Create need not wait for it: up to five
+// seconds in the mode auto, and in the mode kvm, whose error says why KVM cannot be used.
+func (b *Backend) Prepare(ctx context.Context) error {
+	_, err := b.accel.choose(ctx)
+	return err
+}
+
+// binary returns the path of QEMU.
+func (b *Backend) binary() (string, error) {
+	if b.cfg.Binary != "" {
+		return b.cfg.Binary, nil
+	}
+	path, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		return "", types.Errorf(types.KindPrecondition, "there is no qemu-system-x86_64 on PATH; install the package qemu-system-x86")
+	}
+	return filepath.Abs(path)
+}
+
+// private is this backend's part of a handle.
+type private struct {
+	Accel string                        `json:"accel"`
+	Taps  map[string]types.NetworkUsage `json:"taps,omitempty"` // their counters when this QEMU began, by interface
+}
+
+func (p private) encode() json.RawMessage {
+	b, err := json.Marshal(p)
+	if err != nil {
+		panic(err) // strings and numbers
+	}
+	return b
+}
+
+func checkHandle(h types.Handle) (private, error) {
+	var p private
+	if h.Backend != Name || h.Version != handleVersion {
+		return p, fmt.Errorf("a handle of backend %q, version %d, is not one of %s, version %d", h.Backend, h.Version, Name, handleVersion)
+	}
+	if !filepath.IsAbs(h.RunDir) {
+		return p, fmt.Errorf("handle with the run directory %q", h.RunDir)
+	}
+	if err := json.Unmarshal(h.Private, &p); err != nil {
+		return p, fmt.Errorf("handle of VM %s: %w", h.VM, err)
+	}
+	return p, nil
+}
+
+// Reap kills the QEMU of a handle, if it is still that one, and removes its run directory.
+func (b *Backend) Reap(ctx context.Context, h types.Handle) error {
+	if _, err := checkHandle(h); err != nil {
+		return err
+	}
+	process, err := b.cfg.Supervisor.Adopt(h.Process)
+	switch {
+	case errors.Is(err, types.ErrGone):
+	case err != nil:
+		return fmt.Errorf("reap QEMU of VM %s: %w", h.VM, err)
+	default:
+		defer process.Release()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+		defer cancel()
+		if err := process.Kill(ctx); err != nil {
+			return fmt.Errorf("reap QEMU of VM %s: %w", h.VM, err)
+		}
+	}
+	return vmmprocess.RemoveDir(h.RunDir)
+}

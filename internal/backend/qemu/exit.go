@@ -1,0 +1,119 @@
+package qemu
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+)
+
+// stderrFile takes what QEMU says when something is wrong; it has no other way to say why it refuses to start.
+const stderrFile = "stderr.log"
+
+// maxStderr is how much of its end is read.
+const maxStderr = 1 << 10
+
+// ending is everything that is known of the end of a QEMU.
+type ending struct {
+	shutdown  string // reason of its last SHUTDOWN event; "" if there was none
+	panicLine string // what the console said of a panic; "" if there was none
+	forced    bool   // metald ended it
+	status    syscall.WaitStatus
+	known     bool // status is
+	stderr    string
+}
+
+// The reasons of QEMU's SHUTDOWN event that can come here.
+const (
+	shutdownGuest  = "guest-shutdown"
+	shutdownReset  = "guest-reset"
+	shutdownPanic  = "guest-panic"
+	shutdownQuit   = "host-qmp-quit"
+	shutdownSignal = "host-signal"
+)
+
+// exit says how a QEMU ended. What the guest did comes first: metald may have been about to end it anyway.
+func (e ending) exit() types.Exit {
+	x := types.Exit{Code: -1}
+	if e.known {
+		if x.Code = e.status.ExitStatus(); e.status.Signaled() {
+			x.Signal = int(e.status.Signal())
+		}
+	}
+	switch {
+	case x.Code > 0:
+		x.Reason, x.Detail = types.ReasonCrashed, e.stderr
+	case e.shutdown == shutdownGuest:
+		x.Reason = types.ReasonGuestShutdown
+	case e.shutdown == shutdownPanic, e.shutdown == shutdownReset && e.panicLine != "":
+		x.Reason, x.Detail = types.ReasonGuestPanic, e.panicLine
+	case e.shutdown == shutdownReset:
+		x.Reason = types.ReasonGuestReset
+	case e.forced, e.shutdown == shutdownQuit:
+		x.Reason = types.ReasonForced
+	case e.shutdown == shutdownSignal:
+		x.Reason, x.Detail = types.ReasonKilled, e.stderr
+	case crashSignals[syscall.Signal(x.Signal)]:
+		x.Reason, x.Detail = types.ReasonCrashed, e.stderr
+	case x.Signal != 0:
+		x.Reason = types.ReasonKilled
+	default:
+		x.Reason, x.Detail = types.ReasonUnobserved, "QEMU ended without saying why"
+	}
+	return x
+}
+
+// crashSignals are those that a program gets for a fault of its own. SIGSYS is the sandbox's answer to a system call
+// that QEMU should not need.
+var crashSignals = map[syscall.Signal]bool{
+	syscall.SIGABRT: true, syscall.SIGSEGV: true, syscall.SIGBUS: true, syscall.SIGILL: true, syscall.SIGFPE: true,
+	syscall.SIGSYS: true, syscall.SIGTRAP: true,
+}
+
+// stderrTail returns the last lines that QEMU wrote, "" if there are none.
+func stderrTail(runDir string) string {
+	f, err := os.Open(filepath.Join(runDir, stderrFile))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Size() > maxStderr {
+		_, _ = f.Seek(-maxStderr, io.SeekEnd)
+	}
+	b, _ := io.ReadAll(io.LimitReader(f, maxStderr))
+	text := strings.ToValidUTF8(strings.TrimSpace(string(b)), "?")
+	return strings.ReplaceAll(text, "\n", "; ")
+}
+
+// refusal is what a QEMU that refused to start says, as an error for the person who asked. The texts are those of
+// QEMU 6.2 to 10; one that isn't known is passed on as it is.
+func refusal(stderr string) error {
+	for _, r := range refusals {
+		if strings.Contains(stderr, r.text) {
+			return types.FieldErrorf(r.kind, r.field, "QEMU refused it: %s", stderr)
+		}
+	}
+	if stderr == "" {
+		stderr = "it said nothing"
+	}
+	return types.Errorf(types.KindUnavailable, "QEMU ended before it could be talked to: %s", stderr)
+}
+
+var refusals = []struct {
+	text  string
+	kind  types.Kind
+	field string
+}{
+	{"invalid kernel header", types.KindInvalid, kernelField},
+	{"without PVH ELF Note", types.KindInvalid, kernelField},
+	{"could not load kernel", types.KindInvalid, kernelField},
+	{"initrd is too large", types.KindInvalid, "config.boot.initrd_path"},
+	{"could not load initrd", types.KindInvalid, "config.boot.initrd_path"},
+	{"support requested feature", types.KindInvalid, "config.cpu.features"},
+	{"cannot set up guest memory", types.KindExhausted, "config.memory.size_bytes"},
+	{`" lock`, types.KindPrecondition, "config.storage"},
+	{"KVM", types.KindPrecondition, ""},
+}

@@ -1,0 +1,116 @@
+// Package daemon puts metald together: it knows every part and no part knows it. It owns what runs, and the
+// order in which it stops: the API drains, the VMs' runners park, then nobody watches the VMMs any more. VMs run on.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/api"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/config"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/disk"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/store"
+)
+
+// Run runs metald until ctx ends, and returns when everything of it has stopped.
+func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
+	state, err := openStateDir(cfg.StateDir)
+	if err != nil {
+		return err
+	}
+	defer state.Close()
+	if err := os.MkdirAll(cfg.VolumesDir, 0o711); err != nil {
+		return fmt.Errorf("%s: %w", config.EnvName("volumes-dir"), err)
+	}
+	listener, err := listen(cfg)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	records, err := store.OpenBolt(filepath.Join(cfg.StateDir, "vms.db"))
+	if err != nil {
+		return err
+	}
+	host, err := newHost(cfg, log)
+	if err != nil {
+		return errors.Join(err, records.Close())
+	}
+	serve := func(ctx context.Context) error { return serve(ctx, cfg, log, host, records, listener) }
+	return errors.Join(withHost(ctx, host, serve), records.Close())
+}
+
+// serve takes over the VMs of an earlier metald, then answers calls until ctx ends.
+func serve(ctx context.Context, cfg config.Config, log *slog.Logger, host backend.Host, records store.Store, listener net.Listener) error {
+	chosen, err := choose(ctx, cfg.Backend, backend.All(), host, log)
+	if err != nil {
+		return err
+	}
+	manager := vm.New(vm.Config{
+		Backend:      chosen,
+		Store:        records,
+		StateDir:     cfg.StateDir,
+		Roots:        disk.Roots{Assets: cfg.AssetsDir, Volumes: cfg.VolumesDir},
+		MaxVMs:       cfg.MaxVMs,
+		UIDBase:      uidBase(cfg),
+		ConsoleBytes: int64(cfg.ConsoleLogBytes),
+		Log:          log,
+	})
+	if err := manager.Restore(ctx); err != nil {
+		return fmt.Errorf("take over the VMs of an earlier metald: %w", err)
+	}
+	front, err := api.New(api.Config{
+		VMs:          manager,
+		Log:          log,
+		Backend:      chosen.Name(),
+		Capabilities: chosen.Capabilities(),
+		AllowedHosts: cfg.AllowedHosts,
+		PublicPaths:  []string{cfg.AssetsDir},
+		Status:       func() []api.ComponentStatus { return status(cfg) },
+		Reflection:   cfg.ReflectionEnabled,
+		DrainTimeout: cfg.StopTimeout,
+	})
+	if err != nil {
+		return err
+	}
+	log.Info("serving", "address", listener.Addr().String(), "state", cfg.StateDir, "assets", cfg.AssetsDir)
+	answer := func(ctx context.Context) error { return front.Run(ctx, listener) }
+	prepare := func(ctx context.Context) error {
+		if err := chosen.Prepare(ctx); err != nil && ctx.Err() == nil {
+			log.Warn("the backend could not be prepared", "backend", chosen.Name(), "error", err)
+		}
+		<-ctx.Done()
+		return nil
+	}
+	err = runStages(ctx, stage{"API", answer}, stage{"VM manager", manager.Run}, stage{"backend", prepare})
+	log.Info("stopped; VMs run on")
+	return err
+}
+
+func listen(cfg config.Config) (net.Listener, error) {
+	listener, err := net.Listen("tcp", net.JoinHostPort(cfg.Address, strconv.Itoa(cfg.Port)))
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("%s: port %d of %s is taken, perhaps by another metald; choose another, or 0 for any that is free",
+			config.EnvName("port"), cfg.Port, cfg.Address)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", config.EnvName("address"), err)
+	}
+	return listener, nil
+}
+
+// uidBase is where the users of VMMs are counted from: 0, metald's own, where metald cannot change users.
+func uidBase(cfg config.Config) uint32 {
+	if os.Geteuid() != 0 {
+		return 0
+	}
+	return uint32(cfg.VMMUIDBase)
+}

@@ -1,0 +1,77 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// stateDir is a state directory that this process alone may use, until Close.
+type stateDir struct{ lock *os.File }
+
+// openStateDir makes the directory where it is missing and locks it. A lock ends with the process that holds it,
+// however that ends.
+func openStateDir(path string) (*stateDir, error) {
+	if err := os.MkdirAll(path, 0o711); err != nil {
+		return nil, fmt.Errorf("UNKEY_METALD_STATE_DIR: %w", err)
+	}
+	if err := checkOwner(path); err != nil {
+		return nil, err
+	}
+	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("UNKEY_METALD_STATE_DIR: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer lock.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("UNKEY_METALD_STATE_DIR: %s is in use by another metald%s; end it, or give this one a directory of its own", path, holder(lock))
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	if err := errors.Join(lock.Truncate(0), writePID(lock)); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return &stateDir{lock}, nil
+}
+
+func (d *stateDir) Close() error { return d.lock.Close() }
+
+// checkOwner refuses a directory in which another user could change what metald believes.
+func checkOwner(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("UNKEY_METALD_STATE_DIR: %w", err)
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !info.IsDir() || !ok {
+		return fmt.Errorf("UNKEY_METALD_STATE_DIR: %s is not a directory", path)
+	}
+	if int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("UNKEY_METALD_STATE_DIR: %s belongs to uid %d and metald runs as uid %d", path, st.Uid, os.Geteuid())
+	}
+	if info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("UNKEY_METALD_STATE_DIR: other users can write to %s (mode %04o); chmod go-w it", path, info.Mode().Perm())
+	}
+	return nil
+}
+
+func writePID(lock *os.File) error {
+	_, err := fmt.Fprintln(lock, os.Getpid())
+	return err
+}
+
+// holder reads, for people, which process has the lock.
+func holder(lock *os.File) string {
+	text, err := io.ReadAll(io.LimitReader(lock, 32))
+	if pid := strings.TrimSpace(string(text)); err == nil && pid != "" {
+		return " (pid " + pid + ")"
+	}
+	return ""
+}

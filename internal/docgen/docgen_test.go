@@ -1,0 +1,84 @@
+package docgen
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+)
+
+func TestRewrite(t *testing.T) {
+	regions := map[string]string{"a": "new a\n", "b": "| b |"}
+	text := "head\n<!-- generated: a -->\nold\n<!-- /generated -->\nmiddle\n<!-- generated: b -->\n<!-- /generated -->\n"
+	want := "head\n<!-- generated: a -->\n\nnew a\n\n<!-- /generated -->\nmiddle\n<!-- generated: b -->\n\n| b |\n\n<!-- /generated -->\n"
+	got, err := Rewrite(text, regions)
+	if err != nil || got != want {
+		t.Fatalf("got %q, %v; want %q", got, err, want)
+	}
+	if again, err := Rewrite(got, regions); err != nil || again != got {
+		t.Errorf("a second time changes it: %q, %v", again, err)
+	}
+}
+
+func TestRewriteRefuses(t *testing.T) {
+	for name, text := range map[string]string{
+		"a part that nobody makes": "<!-- generated: z -->\n<!-- /generated -->\n",
+		"a part without end":       "<!-- generated: a -->\n",
+		"an end without part":      "<!-- /generated -->\n",
+		"two begins, one end":      "<!-- generated: a -->\n<!-- generated: a -->\n<!-- /generated -->\n",
+	} {
+		if got, err := Rewrite(text, map[string]string{"a": ""}); err == nil {
+			t.Errorf("%s: got %q", name, got)
+		}
+	}
+}
+
+type described struct {
+	types.Backend
+	caps types.Capabilities
+}
+
+func (d described) Capabilities() types.Capabilities { return d.caps }
+
+func TestBackendMatrix(t *testing.T) {
+	caps := types.Capabilities{
+		MaxVCPUs: 8, MinMemoryBytes: 16 << 20, MaxDisks: 2, MaxNetworks: 1,
+		Fields: map[types.Field]types.Support{
+			types.FieldInitrd:      {OK: true},
+			types.FieldConsoleType: {OK: true, Values: []string{"serial"}},
+			types.FieldHotplug:     {Note: "not yet observed to work"},
+		},
+	}
+	got := backendMatrix([]backend.Descriptor{{Name: "x", New: func(backend.Host) (types.Backend, error) { return described{caps: caps}, nil }}})
+	for _, want := range []string{
+		"| field | x |", "| vCPUs | up to 8 |", "| memory | from 16 MiB |", "| `config.boot.initrd_path` | yes |",
+		"| `config.console.console_type` | `serial` |", "| `config.memory.hotplug_enabled` | no: not yet observed to work |",
+		"| `config.cpu.topology` | no |",
+	} {
+		if !strings.Contains(got, want+"\n") {
+			t.Errorf("the matrix lacks %q:\n%s", want, got)
+		}
+	}
+}
+
+func TestMatrixHasEveryField(t *testing.T) {
+	seen := map[types.Field]bool{}
+	for _, f := range types.Fields() {
+		seen[f] = true
+	}
+	for _, d := range backend.All() {
+		b, err := d.New(backend.Host{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for f := range b.Capabilities().Fields {
+			if !seen[f] {
+				t.Errorf("%s speaks of %s, which types.Fields does not list", d.Name, f)
+			}
+		}
+	}
+	if len(seen) != len(types.Fields()) {
+		t.Error("types.Fields has a field twice")
+	}
+}

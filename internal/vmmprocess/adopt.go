@@ -1,0 +1,119 @@
+package vmmprocess
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+)
+
+// Adopt watches a process that an earlier metald started. Its error wraps types.ErrGone if the identity does
+// not match a live process: another boot of the host, no such pid, a pid that was reused, a zombie.
+//
+// A process with the right boot id, pid and start ticks is the one that was started, since a pid is not reused
+// within a tick. If it runs another executable than the VMM's, it is a start gate that was never opened (its
+// metald died, and it is about to end by itself), or a VMM that became something else. Neither was committed,
+// and neither may live without a record: it is killed, and the error wraps types.ErrGone.
+func (s *Supervisor) Adopt(id types.ProcessIdentity) (*Process, error) {
+	p, err := s.adopt(id)
+	if err != nil {
+		return nil, fmt.Errorf("adopt process %d: %w", id.PID, err)
+	}
+	return p, nil
+}
+
+func (s *Supervisor) adopt(id types.ProcessIdentity) (*Process, error) {
+	if id.BootID != s.bootID {
+		return nil, fmt.Errorf("%w: the host was restarted since", types.ErrGone)
+	}
+	if id.PID <= 0 {
+		return nil, fmt.Errorf("%w: there is no such pid", types.ErrGone)
+	}
+	// The pidfd comes first: what is found out about the pid while it is not ready is true of its process.
+	pidfd, err := unix.PidfdOpen(id.PID, 0)
+	switch {
+	case err == unix.ESRCH || err == unix.EINVAL || err == unix.ENOENT: // EINVAL, ENOENT: a thread has that number now
+		return nil, fmt.Errorf("%w: there is no such process", types.ErrGone)
+	case err != nil:
+		return nil, fmt.Errorf("open a pidfd: %w", err)
+	}
+	p := &Process{s: s, id: id, exited: make(chan struct{}), pidfd: pidfd}
+	if err := p.verify(); err != nil {
+		unix.Close(pidfd)
+		return nil, err
+	}
+	if err := s.watch(p); err != nil {
+		unix.Close(pidfd)
+		return nil, err
+	}
+	return p, nil
+}
+
+// verify compares the process that the pidfd holds with the identity.
+func (p *Process) verify() error {
+	st, err := readStat(p.id.PID)
+	if err != nil || pidfdReady(p.pidfd) {
+		return p.goneOr(err)
+	}
+	if st.StartTicks != p.id.StartTicks {
+		return fmt.Errorf("%w: its pid belongs to another process now", types.ErrGone)
+	}
+	p.child, p.told = st.PPID == os.Getpid(), st.Told
+	exe, err := statExecutable(procPath(p.id.PID, "exe"))
+	if err != nil || pidfdReady(p.pidfd) {
+		return p.goneOr(err)
+	}
+	if exe != (executable{device: p.id.ExeDevice, inode: p.id.ExeInode}) {
+		return p.putDown()
+	}
+	return nil
+}
+
+// goneOr is called when something could not be read of the process, or it has ended. A process that is about to
+// end loses its /proc entries before its pidfd becomes ready.
+func (p *Process) goneOr(err error) error {
+	ending := errors.Is(err, unix.ESRCH) || errors.Is(err, os.ErrNotExist)
+	if pidfdReady(p.pidfd) || (ending && waitEnd(p.pidfd)) {
+		p.reap()
+		return fmt.Errorf("%w: it has ended", types.ErrGone)
+	}
+	return err
+}
+
+// putDown ends a process that is ours and not the VMM that was committed.
+func (p *Process) putDown() error {
+	p.s.log.Warn("ending a process that metald started and that is not the VMM it was to be", "pid", p.id.PID)
+	if err := unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
+		return fmt.Errorf("it is not the VMM it was to be, and cannot be ended: %w", err)
+	}
+	if !waitEnd(p.pidfd) {
+		return fmt.Errorf("it is not the VMM it was to be, got SIGKILL and has not ended in %s", endWait)
+	}
+	p.reap()
+	return fmt.Errorf("%w: it never became the VMM it was to be, and was ended", types.ErrGone)
+}
+
+// reap takes the zombie away where the process is our own child: adopted by the metald that started it.
+func (p *Process) reap() {
+	if p.child {
+		_, _ = wait4(p.id.PID, nil)
+	}
+}
+
+// endWait bounds how long Adopt waits for the end of a process that is ending.
+const endWait = time.Second
+
+func waitEnd(pidfd int) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	deadline := time.Now().Add(endWait)
+	for left := endWait; left > 0; left = time.Until(deadline) {
+		if n, err := unix.Poll(fds, int(left.Milliseconds())+1); err == nil && n == 1 {
+			return true
+		}
+	}
+	return pidfdReady(pidfd)
+}

@@ -1,0 +1,64 @@
+package vmmprocess
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// pidfdReady tells whether the process of a pidfd has ended, all its threads included.
+func pidfdReady(pidfd int) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(fds, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		return err == nil && n == 1
+	}
+}
+
+// exitStatus returns the wait status of a process that has ended. A child is reaped: by its own pid, never by
+// wait(-1), which would steal the children of others in this process. Of an adopted process the kernel tells
+// while it is a zombie (field 52 of /proc/<pid>/stat) and, from 6.15 on, after its parent reaped it
+// (PIDFD_GET_INFO).
+func exitStatus(p *Process) (status syscall.WaitStatus, known bool) {
+	if p.child {
+		if pid, err := wait4(p.id.PID, &status); err == nil && pid == p.id.PID {
+			return status, true
+		}
+	}
+	if status, known = exitOfReaped(p.pidfd); known {
+		return status, true
+	}
+	if status, known = exitOfZombie(p); known {
+		return status, true
+	}
+	// It may have been reaped between the two looks.
+	return exitOfReaped(p.pidfd)
+}
+
+func wait4(pid int, status *syscall.WaitStatus) (int, error) {
+	for {
+		got, err := syscall.Wait4(pid, status, syscall.WNOHANG, nil)
+		if err != syscall.EINTR {
+			return got, err
+		}
+	}
+}
+
+func exitOfReaped(pidfd int) (status syscall.WaitStatus, known bool) {
+	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+	if err := unix.IoctlPidfdInfo(pidfd, &info); err != nil || info.Mask&unix.PIDFD_INFO_EXIT == 0 {
+		return 0, false
+	}
+	return syscall.WaitStatus(info.Exit_code), true
+}
+
+func exitOfZombie(p *Process) (status syscall.WaitStatus, known bool) {
+	st, err := readStat(p.id.PID)
+	if err != nil || st.State != 'Z' || st.StartTicks != p.id.StartTicks || !p.told {
+		return 0, false
+	}
+	return syscall.WaitStatus(st.ExitCode), true
+}

@@ -1,0 +1,207 @@
+package vmmprocess
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+)
+
+// Command is a VMM to start.
+type Command struct {
+	Path     string     // absolute path of the executable: an ELF file, as a script's process is its interpreter
+	Args     []string   // without argv[0]
+	Env      []string   // the whole environment; nil is empty
+	Dir      string     // working directory; "" is "/"
+	Files    []*os.File // become fd FirstFile, FirstFile+1 … in the VMM; the caller closes its own afterwards
+	Stderr   string     // file that takes stdout and stderr, made 0600 and appended to; "" is /dev/null
+	UID, GID uint32     // 0: metald's own
+}
+
+// FirstFile is the number that Command.Files[0] has in the VMM.
+const FirstFile = 4
+
+// gateScript waits for a line on fd 3 and then becomes the VMM, so pid and start ticks stay the same. If metald
+// dies before it wrote the line, the pipe closes, read fails, and the gate ends. Shells put variables of their
+// own into the environment, which the VMM must not get. No core file: it would hold the guest's memory.
+const (
+	gateShell  = "/bin/sh"
+	gateScript = `ulimit -c 0; unset PWD OLDPWD SHLVL; read -r go <&3 && exec 3<&- && exec "$@"`
+	gateName   = "metald-gate"
+)
+
+// Start starts a process that can do nothing until commit has returned nil: the start gate. Commit gets the
+// identity that the VMM is going to have, and is to make it durable; so there is never a live VMM without a
+// record. The gate is loaded while commit runs.
+//
+// After an error no process is left, also where ctx ended. After a nil error the process does not depend on
+// ctx, nor on metald: it has its own session and no death signal. A VMM that cannot be executed after all ends
+// with exit code 126 or 127 and a line in Stderr.
+//
+// Command.Env with PWD, OLDPWD or SHLVL is refused: the gate's shell would change them.
+func (s *Supervisor) Start(ctx context.Context, c Command, commit func(types.ProcessIdentity) error) (*Process, error) {
+	p, err := s.start(ctx, c, commit)
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", c.Path, err)
+	}
+	return p, nil
+}
+
+func (s *Supervisor) start(ctx context.Context, c Command, commit func(types.ProcessIdentity) error) (*Process, error) {
+	exe, err := c.check()
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	p, gate, err := s.spawn(c)
+	if err != nil {
+		return nil, err
+	}
+	defer gate.Close()
+	if err := p.pass(ctx, gate, exe, commit); err != nil {
+		p.abort()
+		return nil, err
+	}
+	return p, nil
+}
+
+// spawn starts the gate. It returns the end of the pipe that lets it go on.
+func (s *Supervisor) spawn(c Command) (*Process, *os.File, error) {
+	wait, gate, err := os.Pipe() // close-on-exec, like every file of metald
+	if err != nil {
+		return nil, nil, err
+	}
+	defer wait.Close()
+	std, err := c.openStd()
+	if err != nil {
+		gate.Close()
+		return nil, nil, err
+	}
+	defer std.close()
+	pidfd := -1
+	pid, err := syscall.ForkExec(gateShell, c.argv(), &syscall.ProcAttr{
+		Dir:   c.dir(),
+		Env:   c.Env,
+		Files: c.fds(std, wait),
+		Sys:   c.attributes(&pidfd),
+	})
+	runtime.KeepAlive(c.Files)
+	if err != nil {
+		err = &os.PathError{Op: "fork/exec", Path: gateShell, Err: err}
+	} else if pidfd < 0 {
+		err = errors.Join(errors.New("the kernel has no pidfds; metald needs Linux 5.4"), killChild(pid))
+	}
+	if err != nil {
+		gate.Close()
+		return nil, nil, err
+	}
+	p := &Process{s: s, child: true, told: true, exited: make(chan struct{}), pidfd: pidfd}
+	p.id.PID, p.id.BootID = pid, s.bootID
+	return p, gate, nil
+}
+
+// pass commits the identity, watches the process and opens the gate, in this order.
+func (p *Process) pass(ctx context.Context, gate *os.File, exe executable, commit func(types.ProcessIdentity) error) error {
+	st, err := readStat(p.id.PID)
+	if err != nil {
+		return err
+	}
+	p.id.StartTicks, p.id.ExeDevice, p.id.ExeInode = st.StartTicks, exe.device, exe.inode
+	if err := commit(p.id); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err := p.s.watch(p); err != nil {
+		return err
+	}
+	if _, err := gate.WriteString("go\n"); err != nil {
+		return fmt.Errorf("the start gate has ended: %w", err)
+	}
+	return nil
+}
+
+// abort ends a child that was not let through the gate.
+func (p *Process) abort() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pidfd < 0 {
+		return
+	}
+	p.letGo()
+	_ = killChild(p.id.PID) // a child that is not reaped keeps its pid, so this cannot hit another process
+}
+
+// killChild ends and reaps a child that sits in the gate or has ended; neither takes long.
+func killChild(pid int) error {
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		return err
+	}
+	for {
+		_, err := syscall.Wait4(pid, nil, 0, nil)
+		if err != syscall.EINTR {
+			return err
+		}
+	}
+}
+
+func (c Command) argv() []string {
+	return append([]string{gateShell, "-c", gateScript, gateName, c.Path}, c.Args...)
+}
+
+func (c Command) dir() string {
+	if c.Dir == "" {
+		return "/"
+	}
+	return filepath.Clean(c.Dir)
+}
+
+func (c Command) fds(std stdFiles, wait *os.File) []uintptr {
+	fds := []uintptr{std.in.Fd(), std.out.Fd(), std.out.Fd(), wait.Fd()}
+	for _, f := range c.Files {
+		fds = append(fds, f.Fd())
+	}
+	return fds
+}
+
+// attributes gives the process its own session, so no terminal reaches it, and no death signal: it outlives
+// metald.
+func (c Command) attributes(pidfd *int) *syscall.SysProcAttr {
+	sys := &syscall.SysProcAttr{Setsid: true, PidFD: pidfd}
+	if c.UID != 0 || c.GID != 0 {
+		sys.Credential = &syscall.Credential{Uid: c.UID, Gid: c.GID} // no supplementary groups
+	}
+	return sys
+}
+
+// stdFiles are the VMM's standard files.
+type stdFiles struct{ in, out *os.File }
+
+func (c Command) openStd() (stdFiles, error) {
+	in, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil || c.Stderr == "" {
+		return stdFiles{in: in, out: in}, err
+	}
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_APPEND | unix.O_NOFOLLOW
+	out, err := os.OpenFile(c.Stderr, flags, 0o600)
+	if err != nil {
+		in.Close()
+		return stdFiles{}, err
+	}
+	return stdFiles{in: in, out: out}, nil
+}
+
+func (f stdFiles) close() {
+	f.in.Close()
+	f.out.Close() // the same file where there is no log, and a second Close does nothing
+}
