@@ -143,7 +143,7 @@ func TestAFollowedConsoleOutlivesItsWriteTimeout(t *testing.T) {
 			if !stream.Receive() {
 				t.Fatalf("%s: %v", name, stream.Err())
 			}
-			time.Sleep(150 * time.Millisecond) // the silence that the test is about
+			<-time.After(3 * s.cfg.timeouts.write) // the silence that the test is about
 		}
 		stream.Close()
 	}
