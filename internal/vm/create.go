@@ -166,7 +166,7 @@ func (e *entry) create(ctx context.Context) (err error) {
 	}
 	e.attach(machine)
 	e.publish()
-	m.index.add(e, e.rec.Seq)
+	m.index.add(e)
 	return nil
 }
 

@@ -164,8 +164,7 @@ func (e *entry) publish() {
 	if r.Handle != nil {
 		info.PID = r.Handle.Process.PID
 	}
-	old := e.snapshot.Swap(info)
-	e.m.index.changed(old, info)
+	e.m.index.show(e, info)
 }
 
 // save makes the record durable. A change that was observed stands even if it cannot be saved: after a restart

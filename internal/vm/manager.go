@@ -54,6 +54,7 @@ const (
 	verbTimeout   = 20 * time.Second
 	parkTimeout   = 10 * time.Second
 	adoptRetry    = 2 * time.Second
+	askEvery      = 2 * time.Second
 	maxLaunches   = 32
 )
 

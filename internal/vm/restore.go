@@ -128,7 +128,10 @@ func classify(rec store.Record, f found) action {
 	case foundEnded:
 		return actReap
 	}
-	return actKeep
+	if rec.State == lifecycle.Shutdown {
+		return actKeep
+	}
+	return actExit // a VM without a VMM is shut down, whatever its record says
 }
 
 // restore takes over one VM. Its error stops the start; what concerns one VM only is logged.
@@ -150,7 +153,7 @@ func (m *Manager) restore(ctx context.Context, rec store.Record) error {
 		m.byID[e.id] = e
 		m.mu.Unlock()
 		e.takeOver(ctx)
-		m.index.add(e, rec.Seq)
+		m.index.add(e)
 	})
 	if err == nil {
 		<-done
@@ -209,8 +212,10 @@ func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f
 		e.adopted(map[found]lifecycle.State{foundCreated: lifecycle.Created, foundRunning: lifecycle.Running, foundPaused: lifecycle.Paused}[f])
 	case actExit:
 		exit := e.unobserved()
-		if err := e.m.cfg.Backend.Reap(ctx, *e.rec.Handle); err != nil {
-			e.log.Error("what a VMM left could not be removed", "vm", e.id, "error", err)
+		if h := e.rec.Handle; h != nil {
+			if err := e.m.cfg.Backend.Reap(ctx, *h); err != nil {
+				e.log.Error("what a VMM left could not be removed", "vm", e.id, "error", err)
+			}
 		}
 		e.ended(exit)
 		e.keep()
@@ -254,7 +259,7 @@ func (e *entry) findAgain() {
 
 // unobserved says why a VMM is gone that nobody saw end.
 func (e *entry) unobserved() types.Exit {
-	if boot, err := bootID(); err == nil && boot != e.rec.Handle.Process.BootID {
+	if boot, err := bootID(); err == nil && e.rec.Handle != nil && boot != e.rec.Handle.Process.BootID {
 		return types.Exit{Reason: types.ReasonHostReboot, Code: -1}
 	}
 	return types.Exit{Reason: types.ReasonUnobserved, Detail: "it ended while metald was not running", Code: -1}

@@ -23,7 +23,7 @@ func (m *Manager) Shutdown(ctx context.Context, id types.VMID, force bool, timeo
 	}
 	var asked *live
 	info, err := m.verb(ctx, id, func(opCtx context.Context, e *entry) (_ after, err error) {
-		asked, err = e.ask(opCtx, lifecycle.AskShutdown)
+		asked, err = e.ask(opCtx, lifecycle.AskShutdown, timeout)
 		if err == nil {
 			e.dropReboot("the VM was asked to shut down")
 		}
@@ -38,8 +38,9 @@ func (m *Manager) Shutdown(ctx context.Context, id types.VMID, force bool, timeo
 	return m.Get(id)
 }
 
-// ask has the machine ask its guest to power off. It returns nil where the VM is shut down already.
-func (e *entry) ask(ctx context.Context, event lifecycle.Event) (*live, error) {
+// ask has the machine ask its guest to power off, and again until timeout has passed. It returns nil where the VM
+// is shut down already.
+func (e *entry) ask(ctx context.Context, event lifecycle.Event, timeout time.Duration) (*live, error) {
 	if _, err := e.next(event); err != nil {
 		return nil, err
 	}
@@ -56,7 +57,27 @@ func (e *entry) ask(ctx context.Context, event lifecycle.Event) (*live, error) {
 			return nil, err
 		}
 	}
+	e.askAgain(l, e.m.cfg.Now().Add(timeout))
 	return l, nil
+}
+
+// askAgain asks every askEvery until the guest has ended or the time is over. A guest whose kernel is still
+// starting does not see a power button, so asking once could be asking in vain.
+func (e *entry) askAgain(l *live, until time.Time) {
+	again := func() {
+		if e.live.Load() != l || e.m.cfg.Now().After(until) {
+			return
+		}
+		if e.rec.State == lifecycle.Running {
+			ctx, cancel := context.WithTimeout(e.m.opCtx, verbTimeout)
+			defer cancel()
+			if err := l.machine.Shutdown(ctx); err != nil {
+				e.log.Debug("a guest could not be asked again to power off", "vm", e.id, "error", err)
+			}
+		}
+		e.askAgain(l, until)
+	}
+	time.AfterFunc(askEvery, func() { _ = e.enqueue(again) }) // refused only when metald stops
 }
 
 // await waits until the end of l was observed.
