@@ -48,8 +48,7 @@ func (e *entry) delete(ctx context.Context) (after, error) {
 		return nil, types.Errorf(types.KindInternal, "remove the files of VM %s: %w", e.id, err)
 	}
 	e.m.releaseVolumes(e.id, e.rec.Volumes)
-	e.hidden.Store(true)
-	e.m.index.remove(e, e.rec.Seq)
+	e.m.index.hide(e)
 	return func() {
 		if err := e.m.cfg.Store.Delete(e.id); err != nil {
 			e.log.Error("the record of a deleted VM could not be removed; the next start will", "vm", e.id, "error", err)

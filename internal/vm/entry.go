@@ -22,9 +22,12 @@ type entry struct {
 	console *console.Log
 	log     *slog.Logger
 
+	restored uint64 // incarnation that the record named when metald started
+
 	born   chan struct{} // closed when the creation has succeeded or failed
 	gone   chan struct{} // closed when nothing of the VM is left, its record included
 	hidden atomic.Bool   // deleted, and soon gone
+	stuck  atomic.Bool   // what is left of it could not be removed yet
 
 	snapshot atomic.Pointer[Info] // what readers see; nil until created
 	live     atomic.Pointer[live] // the VMM; nil when there is none
@@ -75,8 +78,31 @@ func (e *entry) run() {
 		op := e.queue[0]
 		e.queue = e.queue[1:]
 		e.mu.Unlock()
-		op()
+		e.safely(op)
 	}
+}
+
+// safely keeps a fault of ours in one operation from ending the daemon, and with it the service of every VM.
+func (e *entry) safely(op func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			e.log.Error("an operation panicked", "vm", e.id, "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	op()
+}
+
+// later has the runner do op after a while, unless metald stops before.
+func (e *entry) later(op func()) {
+	e.m.start(func() {
+		timer := time.NewTimer(retryAfter)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			_ = e.enqueue(op) // refused only when metald stops
+		case <-e.m.stopping:
+		}
+	})
 }
 
 // after is what an operation still has to do once its caller has been answered; may be nil.
@@ -110,7 +136,7 @@ func (e *entry) do(ctx context.Context, timeout time.Duration, op func(context.C
 	}
 }
 
-// guard keeps a fault of ours in one operation from ending the daemon, and with it the service of every VM.
+// guard answers the caller of an operation that hits a fault of ours.
 func (e *entry) guard(ctx context.Context, op func(context.Context) (after, error)) (then after, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -164,8 +190,7 @@ func (e *entry) publish() {
 	if r.Handle != nil {
 		info.PID = r.Handle.Process.PID
 	}
-	old := e.snapshot.Swap(info)
-	e.m.index.changed(old, info)
+	e.m.index.show(e, info)
 }
 
 // save makes the record durable. A change that was observed stands even if it cannot be saved: after a restart
@@ -185,6 +210,14 @@ func (e *entry) keep() { _ = e.save() }
 func (e *entry) park() {
 	if l := e.live.Swap(nil); l != nil {
 		l.machine.Release()
+	}
+	e.closeConsole()
+}
+
+// closeConsole ends everybody who follows the console. Repeatable.
+func (e *entry) closeConsole() {
+	if e.console == nil {
+		return
 	}
 	if err := e.console.Close(); err != nil {
 		e.log.Warn("close a console log", "vm", e.id, "error", err)

@@ -16,35 +16,34 @@ type index struct {
 	counts [lifecycle.Gone + 1]int
 }
 
-// changed counts a VM's change of state; old is nil for one that was just created.
-func (x *index) changed(old, now *Info) {
-	if old != nil && old.State == now.State {
-		return
-	}
+// show makes info what readers see of a VM, in one step with the counts and, the first time, with the order.
+func (x *index) show(e *entry, info *Info) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	old := e.snapshot.Swap(info)
+	if e.hidden.Load() {
+		return
+	}
+	x.counts[info.State]++
 	if old != nil {
 		x.counts[old.State]--
-	}
-	x.counts[now.State]++
-}
-
-func (x *index) add(e *entry, seq uint64) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	i := x.after(seq)
-	x.order = slices.Insert(x.order, i, e)
-	x.seqs = slices.Insert(x.seqs, i, seq)
-}
-
-func (x *index) remove(e *entry, seq uint64) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	i := x.after(seq) - 1
-	if i < 0 || x.order[i] != e {
 		return
 	}
-	x.counts[e.snapshot.Load().State]--
+	i := x.after(info.Seq)
+	x.order = slices.Insert(x.order, i, e)
+	x.seqs = slices.Insert(x.seqs, i, info.Seq)
+}
+
+// hide takes a VM that is deleted from the readers.
+func (x *index) hide(e *entry) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	info := e.snapshot.Load()
+	i := x.after(info.Seq) - 1
+	if e.hidden.Swap(true) || i < 0 || x.order[i] != e {
+		return
+	}
+	x.counts[info.State]--
 	x.order = slices.Delete(x.order, i, i+1)
 	x.seqs = slices.Delete(x.seqs, i, i+1)
 }

@@ -53,7 +53,7 @@ const (
 	launchTimeout = 60 * time.Second
 	verbTimeout   = 20 * time.Second
 	parkTimeout   = 10 * time.Second
-	adoptRetry    = 2 * time.Second
+	retryAfter    = 2 * time.Second // of what did not work and must
 	maxLaunches   = 32
 )
 

@@ -3,15 +3,14 @@ package vm
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/store"
@@ -133,24 +132,23 @@ func classify(rec store.Record, f found) action {
 
 // restore takes over one VM. Its error stops the start; what concerns one VM only is logged.
 func (m *Manager) restore(ctx context.Context, rec store.Record) error {
-	log, err := console.Open(filepath.Join(m.vmDir(rec.ID), "console"), m.cfg.ConsoleBytes)
-	if err != nil {
+	e := m.newEntry(rec)
+	e.restored = rec.Incarnation
+	if err := e.openConsole(); err != nil {
 		return err
 	}
-	e := m.newEntry(rec, log)
 	close(e.born)
+	m.mu.Lock()
+	m.byID[e.id] = e
+	m.mu.Unlock()
 	done := make(chan struct{})
-	err = e.enqueue(func() {
+	err := e.enqueue(func() {
 		defer close(done)
 		if rec.Phase != store.Live {
-			e.sweepOut(ctx)
+			e.sweepOut()
 			return
 		}
-		m.mu.Lock()
-		m.byID[e.id] = e
-		m.mu.Unlock()
 		e.takeOver(ctx)
-		m.index.add(e, rec.Seq)
 	})
 	if err == nil {
 		<-done
@@ -226,7 +224,7 @@ func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f
 	case actRetry:
 		e.health = "its VMM is alive and does not answer; metald asks again every few seconds"
 		e.publish()
-		time.AfterFunc(adoptRetry, func() { _ = e.enqueue(e.findAgain) }) // refused only when metald stops
+		e.later(e.findAgain)
 	}
 }
 
@@ -265,7 +263,7 @@ func bootID() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return string(b[:len(b)-1]), nil
+	return strings.TrimSpace(string(b)), nil
 }
 
 // resumeReboot goes on waiting for a guest that an earlier metald asked to power off for a reboot.
@@ -288,42 +286,45 @@ func (e *entry) rebootIfDue(ctx context.Context) {
 	e.keep()
 }
 
-// sweepOut finishes a deletion, or undoes a creation, that an earlier metald began.
-func (e *entry) sweepOut(ctx context.Context) {
-	m := e.m
-	var err error
-	if e.rec.Handle != nil {
-		err = m.cfg.Backend.Reap(ctx, *e.rec.Handle)
-	}
-	if err == nil {
-		err = m.removeDir(e.id)
-	}
-	if err == nil {
-		err = m.cfg.Store.Delete(e.id)
-	}
-	if err != nil {
-		e.log.Error("what is left of a VM could not be removed; the next start tries again", "vm", e.id, "error", err)
+// sweepOut removes a VM whose creation failed or whose deletion was cut short, and its entry. Until that is done
+// the id stays taken and the record stays: there is never a VMM that nobody knows of.
+func (e *entry) sweepOut() {
+	if err := e.remove(); err != nil {
+		e.log.Error("what is left of a VM could not be removed; metald tries again", "vm", e.id, "error", err)
+		if !e.stuck.Swap(true) {
+			e.keep()
+		}
+		e.later(e.sweepOut)
 		return
 	}
-	m.releaseVolumes(e.id, e.rec.Volumes)
+	e.m.releaseVolumes(e.id, e.rec.Volumes)
 	e.forget()
+}
+
+// remove ends the VMM that the record names, if there is one, and removes the VM's files and then its record.
+func (e *entry) remove() error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.m.opCtx), verbTimeout)
+	defer cancel()
+	if e.rec.Handle != nil {
+		if err := e.m.cfg.Backend.Reap(ctx, *e.rec.Handle); err != nil {
+			return err
+		}
+		e.rec.Handle = nil
+	}
+	e.closeConsole()
+	if err := e.m.removeDir(e.id); err != nil {
+		return err
+	}
+	return e.m.cfg.Store.Delete(e.id)
 }
 
 // sweep removes directories that belong to no VM.
 func (m *Manager) sweep() error {
-	owned := map[string]bool{}
-	m.mu.Lock()
-	for id, e := range m.byID {
-		owned[m.vmDir(id)] = true
-		if info := e.snapshot.Load(); info.PID != 0 {
-			owned[m.runDir(id, info.Incarnation)] = true
-		}
-	}
-	m.mu.Unlock()
+	owned := m.ownedDirs()
 	for _, parent := range []string{"vms", "run"} {
 		parent = filepath.Join(m.cfg.StateDir, parent)
 		entries, err := os.ReadDir(parent)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil {
 			return err
 		}
 		for _, entry := range entries {
@@ -338,4 +339,20 @@ func (m *Manager) sweep() error {
 		}
 	}
 	return nil
+}
+
+// ownedDirs is every directory that a VM needs, and those that could not be removed yet.
+func (m *Manager) ownedDirs() map[string]bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	owned := map[string]bool{}
+	for id, e := range m.byID {
+		owned[m.vmDir(id)] = true
+		if info := e.snapshot.Load(); info == nil {
+			owned[m.runDir(id, e.restored)] = true
+		} else if info.PID != 0 {
+			owned[m.runDir(id, info.Incarnation)] = true
+		}
+	}
+	return owned
 }
