@@ -31,7 +31,6 @@ type entry struct {
 
 	snapshot atomic.Pointer[Info] // what readers see; nil until created
 	live     atomic.Pointer[live] // the VMM; nil when there is none
-	reading  reading
 
 	// Owned by the runner.
 	rec    store.Record
@@ -41,12 +40,17 @@ type entry struct {
 	mu      sync.Mutex
 	queue   []func()
 	running bool
+	forces  int                     // forced verbs that wait or are under way
+	cut     context.CancelCauseFunc // cuts short the verb under way; nil if there is none that may be
 }
 
 // live is one incarnation's VMM.
 type live struct {
 	machine types.Machine
 	ended   chan struct{} // closed when its end was observed and published
+	final   *Info         // what the VM was then; valid once ended is closed
+	reading reading
+	looking bool // the runner's: lookAgain is under way
 }
 
 var errParked = types.Errorf(types.KindUnavailable, "metald is stopping; VMs run on, try again when it is back")
@@ -109,15 +113,21 @@ func (e *entry) later(op func()) {
 type after func()
 
 // do has the runner do op and waits for its answer. A caller who gives up before op begins takes it back; later
-// op goes on without its caller, within timeout.
-func (e *entry) do(ctx context.Context, timeout time.Duration, op func(context.Context) (after, error)) error {
+// op goes on without its caller, within launchTimeout. ends are called when op has ended, or never begins.
+func (e *entry) do(ctx context.Context, op func(context.Context) (after, error), ends ...func()) error {
 	answer := make(chan error, 1)
+	ended := func() {
+		for _, end := range ends {
+			end()
+		}
+	}
 	err := e.enqueue(func() {
+		defer ended()
 		if ctx.Err() != nil {
 			answer <- canceled(ctx)
 			return
 		}
-		opCtx, cancel := context.WithTimeout(e.m.opCtx, timeout)
+		opCtx, cancel := context.WithTimeout(e.m.opCtx, launchTimeout)
 		defer cancel()
 		then, err := e.guard(opCtx, op)
 		answer <- err
@@ -126,6 +136,7 @@ func (e *entry) do(ctx context.Context, timeout time.Duration, op func(context.C
 		}
 	})
 	if err != nil {
+		ended()
 		return err
 	}
 	select {
@@ -163,7 +174,10 @@ func (e *entry) next(event lifecycle.Event) (lifecycle.State, error) {
 	if err != nil {
 		return state, types.Errorf(types.KindPrecondition, "VM %s: %w", e.id, err)
 	}
-	if e.health != "" && event != lifecycle.Exit && event != lifecycle.ForceDelete && event != lifecycle.ForceShutdown {
+	if e.rec.Phase == store.Deleting && event != lifecycle.Exit && event != lifecycle.Delete && event != lifecycle.ForceDelete {
+		return state, types.Errorf(types.KindPrecondition, "VM %s is being deleted, which did not succeed yet; delete it again", e.id)
+	}
+	if e.live.Load() == nil && e.health != "" && event != lifecycle.Exit && event != lifecycle.ForceDelete && event != lifecycle.ForceShutdown {
 		return state, types.Errorf(types.KindUnavailable, "VM %s: %s", e.id, e.health)
 	}
 	return state, nil

@@ -1,10 +1,13 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,6 +56,8 @@ func (m *Manager) Restore(ctx context.Context) error {
 // reserve takes what the records hold before anybody can ask for it.
 func (m *Manager) reserve(records []store.Record) {
 	used := map[uint32]bool{}
+	// What a deletion that was cut short still holds may have gone to another VM since.
+	slices.SortStableFunc(records, func(a, b store.Record) int { return cmp.Compare(rank(a), rank(b)) })
 	for _, rec := range records {
 		used[rec.Slot] = true
 		m.seq = max(m.seq, rec.Seq)
@@ -65,6 +70,13 @@ func (m *Manager) reserve(records []store.Record) {
 		}
 	}
 	m.slots.reserve(used)
+}
+
+func rank(rec store.Record) int {
+	if rec.Phase == store.Live {
+		return 0
+	}
+	return 1
 }
 
 // deviceNow returns the device number that a volume's filesystem has now: numbers may change when the host
@@ -168,22 +180,20 @@ func (e *entry) takeOver(ctx context.Context) {
 
 // find looks for the VMM of the record.
 func (e *entry) find(ctx context.Context) (types.Machine, found) {
-	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	machine, err := e.m.cfg.Backend.Adopt(ctx, types.AdoptRequest{Handle: *e.rec.Handle, Spec: e.rec.Spec, Console: e.console})
 	if errors.Is(err, types.ErrGone) {
 		return nil, foundGone
 	}
 	if err != nil {
-		e.log.Error("a VMM could not be adopted", "vm", e.id, "error", err)
-		return nil, foundMute
+		return nil, e.mute(err)
 	}
 	state, err := machine.State(ctx)
 	switch {
 	case err != nil:
-		e.log.Error("an adopted VMM does not answer", "vm", e.id, "error", err)
 		machine.Release()
-		return nil, foundMute
+		return nil, e.mute(err)
 	case state == lifecycle.Created:
 		return machine, foundCreated
 	case state == lifecycle.Running:
@@ -192,6 +202,15 @@ func (e *entry) find(ctx context.Context) (types.Machine, found) {
 		return machine, foundPaused
 	}
 	return machine, foundEnded
+}
+
+// mute reports a VMM that could not be taken over.
+func (e *entry) mute(err error) found {
+	if e.health == "" {
+		e.log.Error("a VMM could not be taken over; metald tries again", "vm", e.id, "error", err)
+	}
+	e.health = fmt.Sprintf("its VMM could not be taken over: %v; metald tries again every few seconds", err)
+	return foundMute
 }
 
 // settle makes the VM what was found.
@@ -203,8 +222,8 @@ func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f
 		e.health = ""
 		e.hold(machine)
 		e.attach(machine)
-		e.resumeReboot()
 		e.adopted(map[found]lifecycle.State{foundCreated: lifecycle.Created, foundRunning: lifecycle.Running, foundPaused: lifecycle.Paused}[f])
+		e.resumeReboot(ctx)
 	case actExit:
 		exit := e.unobserved()
 		if err := e.m.cfg.Backend.Reap(ctx, *e.rec.Handle); err != nil {
@@ -214,15 +233,12 @@ func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f
 		e.keep()
 		e.rebootIfDue(ctx)
 	case actReap:
-		e.discard(machine)
-		if e.rec.State == lifecycle.Shutdown {
-			e.publish()
-		} else {
-			e.ended(machine.Exit())
-		}
-		e.keep()
+		e.hold(machine)
+		e.attach(machine)
+		e.publish()
+		e.observeExit(e.live.Load())
+		e.rebootIfDue(ctx)
 	case actRetry:
-		e.health = "its VMM is alive and does not answer; metald asks again every few seconds"
 		e.publish()
 		e.later(e.findAgain)
 	}
@@ -230,11 +246,8 @@ func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f
 
 // adopted enters the state that the VMM was seen in.
 func (e *entry) adopted(state lifecycle.State) {
-	if state != lifecycle.Created && e.rec.BootedAt.IsZero() {
-		e.rec.BootedAt = e.m.cfg.Now() // when it was first seen to run
-	}
 	changed := state != e.rec.State
-	e.enter(state)
+	e.sees(state)
 	if changed {
 		e.keep()
 	}
@@ -255,7 +268,7 @@ func (e *entry) unobserved() types.Exit {
 	if boot, err := bootID(); err == nil && boot != e.rec.Handle.Process.BootID {
 		return types.Exit{Reason: types.ReasonHostReboot, Code: -1}
 	}
-	return types.Exit{Reason: types.ReasonUnobserved, Detail: "it ended while metald was not running", Code: -1}
+	return types.Exit{Reason: types.ReasonUnobserved, Detail: "it ended while metald could not watch it", Code: -1}
 }
 
 func bootID() (string, error) {
@@ -266,24 +279,28 @@ func bootID() (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
-// resumeReboot goes on waiting for a guest that an earlier metald asked to power off for a reboot.
-func (e *entry) resumeReboot() {
-	if left := e.rec.RebootBy.Sub(e.m.cfg.Now()); left > 0 {
-		e.waitReboot(make(chan error, 1), left)
+// resumeReboot goes on with a reboot that an earlier metald was asked for. Whether it came to asking the guest is
+// not known, so it is asked again.
+func (e *entry) resumeReboot(ctx context.Context) {
+	left := e.rec.RebootBy.Sub(e.m.cfg.Now())
+	if _, err := e.next(lifecycle.AskReboot); err != nil || left <= 0 {
+		e.rec.RebootBy = time.Time{}
+		return
+	}
+	e.waitReboot(make(chan error, 1), left)
+	if _, err := e.ask(ctx, lifecycle.AskReboot); err != nil {
+		e.log.Error("a guest could not be asked to power off for a reboot", "vm", e.id, "error", err)
 	}
 }
 
-// rebootIfDue boots a VM whose guest powered off for a reboot while metald was away.
+// rebootIfDue boots a VM whose VMM ended for a reboot while metald was away.
 func (e *entry) rebootIfDue(ctx context.Context) {
-	due := e.rec.RebootBy.After(e.m.cfg.Now())
-	e.rec.RebootBy = time.Time{}
-	if !due {
+	if e.rec.State == lifecycle.Shutdown && e.rec.RebootBy.After(e.m.cfg.Now()) {
+		_ = e.rebootNow(ctx) // which logs why not
+		e.keep()
 		return
 	}
-	if err := e.boot(ctx); err != nil {
-		e.log.Error("a VM could not be booted again after it was shut down for a reboot", "vm", e.id, "error", err)
-	}
-	e.keep()
+	e.rec.RebootBy = time.Time{}
 }
 
 // sweepOut removes a VM whose creation failed or whose deletion was cut short, and its entry. Until that is done
