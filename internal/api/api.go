@@ -51,6 +51,10 @@ type Config struct {
 	MaxConsoleStreams int                      // open at a time; 0: 128
 	MaxConnections    int                      // open at a time; 0: 1024
 	DrainTimeout      time.Duration            // how long a stopping API waits for running calls; 0: 10 s
+
+	// Tests put their own here.
+	console  consoleOpener // nil: VMs.Console
+	timeouts timeouts
 }
 
 func (c Config) withDefaults() Config {
@@ -62,6 +66,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.DrainTimeout == 0 {
 		c.DrainTimeout = 10 * time.Second
+	}
+	if c.timeouts == (timeouts{}) {
+		c.timeouts = defaultTimeouts()
+	}
+	if c.console == nil {
+		c.console = openConsole(c.VMs)
 	}
 	return c
 }
@@ -91,7 +101,7 @@ func New(cfg Config) (*API, error) {
 		vms:      cfg.VMs,
 		backend:  cfg.Backend,
 		caps:     cfg.Capabilities,
-		console:  openConsole(cfg.VMs),
+		console:  cfg.console,
 		streams:  make(chan struct{}, cfg.MaxConsoleStreams),
 		stopping: a.stopping,
 	}

@@ -9,11 +9,17 @@ import (
 	"connectrpc.com/connect"
 )
 
-// How long a client may take to send a body, and to take what is written to it.
-const (
-	readTimeout  = 30 * time.Second
-	writeTimeout = 30 * time.Second
-)
+// timeouts bound how long a client may take.
+type timeouts struct {
+	header time.Duration // to send the header of a request
+	body   time.Duration // to send its body
+	write  time.Duration // to take an answer, or a message of a stream
+	idle   time.Duration // between requests
+}
+
+func defaultTimeouts() timeouts {
+	return timeouts{header: 5 * time.Second, body: 30 * time.Second, write: 30 * time.Second, idle: 2 * time.Minute}
+}
 
 // call is one HTTP request on its way: the writer and the body that the handlers are given, with a deadline on each,
 // and what became of it.
@@ -24,6 +30,7 @@ type call struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	body    io.ReadCloser
+	limits  *timeouts
 
 	started time.Time
 	status  int  // of the response, 0 before it began
@@ -45,8 +52,8 @@ func callOf(ctx context.Context) *call {
 }
 
 // newCall puts itself between the server and the handlers of r.
-func newCall(w http.ResponseWriter, r *http.Request) (*call, *http.Request) {
-	c := &call{ResponseWriter: w, control: http.NewResponseController(w), started: time.Now()}
+func newCall(w http.ResponseWriter, r *http.Request, limits *timeouts) (*call, *http.Request) {
+	c := &call{ResponseWriter: w, control: http.NewResponseController(w), limits: limits, started: time.Now()}
 	r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
 	if r.Body != nil && r.Body != http.NoBody {
 		c.body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
@@ -70,7 +77,7 @@ func (c *call) WriteHeader(status int) {
 	}
 }
 
-// Write writes to the client, which has writeTimeout to take it.
+// Write writes to the client, which has a bounded time to take it.
 func (c *call) Write(p []byte) (int, error) {
 	if c.status == 0 {
 		c.begin(http.StatusOK)
@@ -83,18 +90,18 @@ func (c *call) begin(status int) {
 	if status == http.StatusUnsupportedMediaType {
 		c.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	}
-	_ = c.control.SetWriteDeadline(time.Now().Add(writeTimeout)) // no deadline where the writer has none
+	_ = c.control.SetWriteDeadline(time.Now().Add(c.limits.write)) // no deadline where the writer has none
 }
 
 // Flush sends what was written. Streams flush after each message, so each message has the whole time, and a stream
 // that has nothing to say none to lose.
 func (c *call) Flush() {
-	_ = c.control.SetWriteDeadline(time.Now().Add(writeTimeout))
+	_ = c.control.SetWriteDeadline(time.Now().Add(c.limits.write))
 	_ = c.control.Flush()
 	_ = c.control.SetWriteDeadline(time.Time{})
 }
 
-// callBody is a request's body that has readTimeout to come in, as a whole.
+// callBody is a request's body that has a bounded time to come in, as a whole.
 type callBody struct{ call *call }
 
 // Read reads the body. At its end the deadline goes, as the connection is read on to see whether the client leaves.
@@ -102,7 +109,7 @@ func (b callBody) Read(p []byte) (int, error) {
 	c := b.call
 	if !c.reading {
 		c.reading = true
-		_ = c.control.SetReadDeadline(time.Now().Add(readTimeout))
+		_ = c.control.SetReadDeadline(time.Now().Add(c.limits.body))
 	}
 	n, err := c.body.Read(p)
 	if err != nil {

@@ -45,7 +45,7 @@ func (a *API) edge(next http.Handler) http.Handler {
 			return
 		}
 		defer a.running.leave()
-		c, r := newCall(w, r)
+		c, r := newCall(w, r, &a.cfg.timeouts)
 		c.rpc = strings.HasPrefix(r.URL.Path, servicePrefix)
 		defer a.finish(c, r)
 		if !a.hosts.allows(r.Host) {

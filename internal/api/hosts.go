@@ -21,7 +21,7 @@ type hostList struct {
 
 func newHostList(names []string) *hostList {
 	l := &hostList{names: map[string]bool{}}
-	l.add("localhost", "127.0.0.1", "::1")
+	l.add("localhost")
 	l.add(names...)
 	return l
 }
@@ -44,9 +44,13 @@ func (l *hostList) addBound(addr net.Addr) {
 
 // allows says whether a Host header, with or without a port, is one of the list.
 func (l *hostList) allows(host string) bool {
+	name := hostName(host)
+	if addr, err := netip.ParseAddr(name); err == nil && addr.IsLoopback() {
+		return true
+	}
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return host != "" && l.names[hostName(host)]
+	return name != "" && l.names[name]
 }
 
 // hostName is a host in one spelling, without port and brackets.

@@ -12,6 +12,7 @@ import (
 func jsonPath(data []byte, line, column int) string {
 	target := byteOffset(data, line, column)
 	tokens := json.NewDecoder(bytes.NewReader(data))
+	tokens.UseNumber() // a number out of range is a token like any other
 	var at jsonPlace
 	for {
 		token, err := tokens.Token()

@@ -12,8 +12,6 @@ import (
 
 // Bounds of a connection. There is no deadline for a whole request or response: see call.
 const (
-	headerTimeout   = 5 * time.Second
-	idleTimeout     = 2 * time.Minute
 	maxHeaderBytes  = 64 << 10
 	maxH2Streams    = 250
 	abandonedPeriod = 5 * time.Second // how long calls that were cancelled may take to return
@@ -50,9 +48,9 @@ func (a *API) server(calls context.Context) *http.Server {
 	return &http.Server{
 		Handler:           a,
 		Protocols:         protocols,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxH2Streams, WriteByteTimeout: writeTimeout},
-		ReadHeaderTimeout: headerTimeout,
-		IdleTimeout:       idleTimeout,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxH2Streams, WriteByteTimeout: a.cfg.timeouts.write},
+		ReadHeaderTimeout: a.cfg.timeouts.header,
+		IdleTimeout:       a.cfg.timeouts.idle,
 		MaxHeaderBytes:    maxHeaderBytes,
 		BaseContext:       func(net.Listener) context.Context { return calls },
 		ErrorLog:          slog.NewLogLogger(a.cfg.Log.Handler(), slog.LevelWarn),

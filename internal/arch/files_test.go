@@ -53,7 +53,7 @@ var unwanted = []struct {
 	{`/tmp/ba` + `sh_jobs|/ro` + `ot/\.`, "a path of one machine means nothing on another"},
 	{`(?i)(proxy\.gol` + `ang\.org|deb\.deb` + `ian\.org|registry\.np` + `mjs|snapshot\.deb` + `ian)`, "where packages come from is the machine's setting"},
 	{`\b(TO` + `DO|FIX` + `ME|XX` + `X|HA` + `CK)\b`, "a note to oneself belongs into an issue"},
-	{`(?i)\b(as an a` + `i|language mod` + `el|chat` + `gpt|clau` + `de|copi` + `lot|here's th` + `e|let me know)\b`, "text is for the reader of the code, whoever wrote it"},
+	{`(?i)\b(as an a` + `i|language mod` + `el|chat` + `gpt|clau` + `de|copi` + `lot|here's th` + `e|let me kn` + `ow)\b`, "text is for the reader of the code, whoever wrote it"},
 	{`[\x{1F300}-\x{1FAFF}\x{2705}\x{274C}\x{26A0}]`, "pictures say less than words"},
 }
 

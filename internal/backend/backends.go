@@ -4,7 +4,9 @@ package backend
 
 import (
 	"log/slog"
+	"path/filepath"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/qemu"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
@@ -15,6 +17,7 @@ type Host struct {
 	Supervisor *vmmprocess.Supervisor
 	Drainer    *console.Drainer
 	StateDir   string // a backend may keep what it found out about the host in a file of its name there
+	AssetsDir  string // a kernel for trial boots may be there
 	QEMUBinary string // "": found on PATH
 	QEMUAccel  string // auto, kvm or tcg
 	Log        *slog.Logger
@@ -23,12 +26,26 @@ type Host struct {
 // Descriptor is one backend of this build. New touches nothing of the host; that is for Check.
 type Descriptor struct {
 	Name string
-	New  func(Host) types.Backend
+	New  func(Host) (types.Backend, error)
 }
 
 // All lists the backends in the order in which auto prefers them.
 func All() []Descriptor {
-	return []Descriptor{}
+	return []Descriptor{
+		{Name: qemu.Name, New: newQEMU},
+	}
+}
+
+func newQEMU(h Host) (types.Backend, error) {
+	return qemu.New(qemu.Config{
+		Binary:       h.QEMUBinary,
+		Accel:        h.QEMUAccel,
+		StateDir:     h.StateDir,
+		CanaryKernel: filepath.Join(h.AssetsDir, "vmlinux"),
+		Supervisor:   h.Supervisor,
+		Drainer:      h.Drainer,
+		Log:          h.Log,
+	})
 }
 
 // Names lists the names of All.

@@ -37,7 +37,10 @@ func choose(ctx context.Context, name string, list []backend.Descriptor, host ba
 }
 
 func judge(ctx context.Context, d backend.Descriptor, host backend.Host) verdict {
-	b := d.New(host)
+	b, err := d.New(host)
+	if err != nil {
+		return verdict{lacks: err}
+	}
 	return verdict{backend: b, lacks: b.Check(ctx)}
 }
 

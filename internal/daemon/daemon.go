@@ -83,7 +83,14 @@ func serve(ctx context.Context, cfg config.Config, log *slog.Logger, host backen
 	}
 	log.Info("serving", "address", listener.Addr().String(), "state", cfg.StateDir, "assets", cfg.AssetsDir)
 	answer := func(ctx context.Context) error { return front.Run(ctx, listener) }
-	err = runStages(ctx, stage{"API", answer}, stage{"VM manager", manager.Run})
+	prepare := func(ctx context.Context) error {
+		if err := chosen.Prepare(ctx); err != nil && ctx.Err() == nil {
+			log.Warn("the backend could not be prepared", "backend", chosen.Name(), "error", err)
+		}
+		<-ctx.Done()
+		return nil
+	}
+	err = runStages(ctx, stage{"API", answer}, stage{"VM manager", manager.Run}, stage{"backend", prepare})
 	log.Info("stopped; VMs run on")
 	return err
 }

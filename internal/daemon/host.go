@@ -25,6 +25,7 @@ func newHost(cfg config.Config, log *slog.Logger) (backend.Host, error) {
 		Supervisor: supervisor,
 		Drainer:    drainer,
 		StateDir:   cfg.StateDir,
+		AssetsDir:  cfg.AssetsDir,
 		QEMUBinary: cfg.QEMUBinary,
 		QEMUAccel:  cfg.QEMUAccel,
 		Log:        log,
@@ -35,11 +36,12 @@ func newHost(cfg config.Config, log *slog.Logger) (backend.Host, error) {
 // after it.
 func withHost(ctx context.Context, host backend.Host, f func(context.Context) error) error {
 	over, done := context.WithCancel(ctx)
+	defer done()
 	var result error
 	main := func(ctx context.Context) error {
-		defer done()
 		result = f(ctx)
-		<-ctx.Done()
+		done()
+		<-ctx.Done() // runStages takes a stage that returns unasked for a fault
 		return nil
 	}
 	err := runStages(over, stage{"metald", main}, stage{"console drainer", host.Drainer.Run}, stage{"VMM supervisor", host.Supervisor.Run})

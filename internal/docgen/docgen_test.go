@@ -1,7 +1,6 @@
 package docgen
 
 import (
-	"reflect"
 	"strings"
 	"testing"
 
@@ -51,7 +50,7 @@ func TestBackendMatrix(t *testing.T) {
 			types.FieldHotplug:     {Note: "not yet observed to work"},
 		},
 	}
-	got := backendMatrix([]backend.Descriptor{{Name: "x", New: func(backend.Host) types.Backend { return described{caps: caps} }}})
+	got := backendMatrix([]backend.Descriptor{{Name: "x", New: func(backend.Host) (types.Backend, error) { return described{caps: caps}, nil }}})
 	for _, want := range []string{
 		"| field | x |", "| vCPUs | up to 8 |", "| memory | from 16 MiB |", "| `config.boot.initrd_path` | yes |",
 		"| `config.console.console_type` | `serial` |", "| `config.memory.hotplug_enabled` | no: not yet observed to work |",
@@ -69,13 +68,17 @@ func TestMatrixHasEveryField(t *testing.T) {
 		seen[f] = true
 	}
 	for _, d := range backend.All() {
-		for f := range d.New(backend.Host{}).Capabilities().Fields {
+		b, err := d.New(backend.Host{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for f := range b.Capabilities().Fields {
 			if !seen[f] {
 				t.Errorf("%s speaks of %s, which types.Fields does not list", d.Name, f)
 			}
 		}
 	}
-	if len(seen) != len(types.Fields()) || reflect.DeepEqual(seen, map[types.Field]bool{}) {
-		t.Error("types.Fields is empty or has a field twice")
+	if len(seen) != len(types.Fields()) {
+		t.Error("types.Fields has a field twice")
 	}
 }

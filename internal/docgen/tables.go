@@ -14,8 +14,12 @@ func backendMatrix(list []backend.Descriptor) string {
 	head, line := []string{"field"}, []string{"---"}
 	var caps []types.Capabilities
 	for _, d := range list {
+		b, err := d.New(backend.Host{})
+		if err != nil {
+			panic(fmt.Sprintf("docgen: a backend cannot be described: %v", err))
+		}
 		head, line = append(head, d.Name), append(line, "---")
-		caps = append(caps, d.New(backend.Host{}).Capabilities())
+		caps = append(caps, b.Capabilities())
 	}
 	rows := [][]string{head, line}
 	add := func(name string, cell func(types.Capabilities) string) {

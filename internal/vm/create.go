@@ -140,6 +140,7 @@ func (e *entry) create(ctx context.Context) error {
 	}
 	e.attach(machine)
 	e.publish()
+	e.m.index.add(e)
 	return nil
 }
 

@@ -49,7 +49,8 @@ func (e *entry) delete(ctx context.Context) (after, error) {
 		return nil, types.Errorf(types.KindInternal, "remove the files of VM %s: %w", e.id, err)
 	}
 	e.m.releaseVolumes(e.id, e.rec.Volumes)
-	e.m.index.hide(e)
+	e.hidden.Store(true)
+	e.m.index.remove(e)
 	return func() {
 		if err := e.m.cfg.Store.Delete(e.id); err != nil {
 			e.log.Error("the record of a deleted VM could not be removed; the next start will", "vm", e.id, "error", err)

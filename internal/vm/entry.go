@@ -96,10 +96,10 @@ func (e *entry) safely(op func()) {
 	op()
 }
 
-// later has the runner do op after a while, unless metald stops before.
-func (e *entry) later(op func()) {
+// later has the runner do op after d, unless metald stops before.
+func (e *entry) later(d time.Duration, op func()) {
 	e.m.start(func() {
-		timer := time.NewTimer(retryAfter)
+		timer := time.NewTimer(d)
 		defer timer.Stop()
 		select {
 		case <-timer.C:

@@ -8,7 +8,8 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 )
 
-// index is every VM that may be seen, ordered by creation, and how many there are in each state.
+// index is every VM that may be seen, ordered by creation, and how many there are in each state. What its VMs are
+// changes under its lock, so that a page and its total are of one moment.
 type index struct {
 	mu     sync.RWMutex
 	order  []*entry
@@ -16,36 +17,44 @@ type index struct {
 	counts [lifecycle.Gone + 1]int
 }
 
-// show makes info what readers see of a VM, in one step with the counts and, the first time, with the order.
+// show makes info what readers see of a VM, in the index or not.
 func (x *index) show(e *entry, info *Info) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	old := e.snapshot.Swap(info)
-	if e.hidden.Load() {
-		return
-	}
-	x.counts[info.State]++
-	if old != nil {
+	if _, listed := x.find(e); listed {
 		x.counts[old.State]--
-		return
+		x.counts[info.State]++
 	}
-	i := x.after(info.Seq)
-	x.order = slices.Insert(x.order, i, e)
-	x.seqs = slices.Insert(x.seqs, i, info.Seq)
 }
 
-// hide takes a VM that is deleted from the readers.
-func (x *index) hide(e *entry) {
+// add makes a VM that was shown once part of what is listed.
+func (x *index) add(e *entry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	info := e.snapshot.Load()
-	i := x.after(info.Seq) - 1
-	if e.hidden.Swap(true) || i < 0 || x.order[i] != e {
+	i := x.after(info.Seq)
+	x.order = slices.Insert(x.order, i, e)
+	x.seqs = slices.Insert(x.seqs, i, info.Seq)
+	x.counts[info.State]++
+}
+
+func (x *index) remove(e *entry) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	i, listed := x.find(e)
+	if !listed {
 		return
 	}
-	x.counts[info.State]--
+	x.counts[e.snapshot.Load().State]--
 	x.order = slices.Delete(x.order, i, i+1)
 	x.seqs = slices.Delete(x.seqs, i, i+1)
+}
+
+// find is where e is listed.
+func (x *index) find(e *entry) (i int, listed bool) {
+	i = x.after(e.rec.Seq) - 1
+	return i, i >= 0 && x.order[i] == e
 }
 
 // after is the position of the first VM whose Seq is larger than seq.

@@ -55,6 +55,7 @@ const (
 	lookTimeout   = 5 * time.Second // for a VMM to say how it is, and to be adopted
 	parkTimeout   = 10 * time.Second
 	retryAfter    = 2 * time.Second // of what did not work and must
+	askEvery      = 2 * time.Second
 	maxLaunches   = 32
 )
 

@@ -94,7 +94,7 @@ func (e *entry) askReboot(ctx context.Context, done chan error, timeout time.Dur
 		return err
 	}
 	e.waitReboot(done, timeout)
-	if _, err := e.ask(ctx, lifecycle.AskReboot); err != nil {
+	if _, err := e.ask(ctx, lifecycle.AskReboot, timeout); err != nil {
 		e.takeReboot()
 		e.keep()
 		return err

@@ -139,7 +139,10 @@ func classify(rec store.Record, f found) action {
 	case foundEnded:
 		return actReap
 	}
-	return actKeep
+	if rec.State == lifecycle.Shutdown {
+		return actKeep
+	}
+	return actExit // a VM without a VMM is shut down, whatever its record says
 }
 
 // restore takes over one VM. Its error stops the start; what concerns one VM only is logged.
@@ -161,6 +164,7 @@ func (m *Manager) restore(ctx context.Context, rec store.Record) error {
 			return
 		}
 		e.takeOver(ctx)
+		m.index.add(e)
 	})
 	if err == nil {
 		<-done
@@ -226,8 +230,10 @@ func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f
 		e.resumeReboot(ctx)
 	case actExit:
 		exit := e.unobserved()
-		if err := e.m.cfg.Backend.Reap(ctx, *e.rec.Handle); err != nil {
-			e.log.Error("what a VMM left could not be removed", "vm", e.id, "error", err)
+		if h := e.rec.Handle; h != nil {
+			if err := e.m.cfg.Backend.Reap(ctx, *h); err != nil {
+				e.log.Error("what a VMM left could not be removed", "vm", e.id, "error", err)
+			}
 		}
 		e.ended(exit)
 		e.keep()
@@ -240,7 +246,7 @@ func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f
 		e.rebootIfDue(ctx)
 	case actRetry:
 		e.publish()
-		e.later(e.findAgain)
+		e.later(retryAfter, e.findAgain)
 	}
 }
 
@@ -265,7 +271,7 @@ func (e *entry) findAgain() {
 
 // unobserved says why a VMM is gone that nobody saw end.
 func (e *entry) unobserved() types.Exit {
-	if boot, err := bootID(); err == nil && boot != e.rec.Handle.Process.BootID {
+	if boot, err := bootID(); err == nil && e.rec.Handle != nil && boot != e.rec.Handle.Process.BootID {
 		return types.Exit{Reason: types.ReasonHostReboot, Code: -1}
 	}
 	return types.Exit{Reason: types.ReasonUnobserved, Detail: "it ended while metald could not watch it", Code: -1}
@@ -288,7 +294,7 @@ func (e *entry) resumeReboot(ctx context.Context) {
 		return
 	}
 	e.waitReboot(make(chan error, 1), left)
-	if _, err := e.ask(ctx, lifecycle.AskReboot); err != nil {
+	if _, err := e.ask(ctx, lifecycle.AskReboot, left); err != nil {
 		e.log.Error("a guest could not be asked to power off for a reboot", "vm", e.id, "error", err)
 	}
 }
@@ -311,7 +317,7 @@ func (e *entry) sweepOut() {
 		if !e.stuck.Swap(true) {
 			e.keep()
 		}
-		e.later(e.sweepOut)
+		e.later(retryAfter, e.sweepOut)
 		return
 	}
 	e.m.releaseVolumes(e.id, e.rec.Volumes)

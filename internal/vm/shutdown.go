@@ -27,7 +27,7 @@ func (m *Manager) Shutdown(ctx context.Context, id types.VMID, force bool, timeo
 			return nil, err
 		}
 		e.dropReboot("the VM was asked to shut down")
-		asked, err = e.ask(opCtx, lifecycle.AskShutdown)
+		asked, err = e.ask(opCtx, lifecycle.AskShutdown, timeout)
 		return nil, err
 	})
 	if err != nil || asked == nil {
@@ -39,8 +39,9 @@ func (m *Manager) Shutdown(ctx context.Context, id types.VMID, force bool, timeo
 	return *asked.final, nil // it may have been booted again since
 }
 
-// ask has the machine ask its guest to power off. It returns nil where the VM is shut down already.
-func (e *entry) ask(ctx context.Context, event lifecycle.Event) (*live, error) {
+// ask has the machine ask its guest to power off, and again until timeout has passed. It returns nil where the VM
+// is shut down already.
+func (e *entry) ask(ctx context.Context, event lifecycle.Event, timeout time.Duration) (*live, error) {
 	l := e.live.Load()
 	if e.rec.State == lifecycle.Shutdown || l == nil {
 		return nil, nil
@@ -50,8 +51,29 @@ func (e *entry) ask(ctx context.Context, event lifecycle.Event) (*live, error) {
 	case <-l.machine.Exited(): // before it could be asked, or at once: that is what was wanted
 		return l, nil
 	default:
-		return l, err
 	}
+	if err == nil {
+		e.askAgain(l, e.m.cfg.Now().Add(timeout))
+	}
+	return l, err
+}
+
+// askAgain asks every askEvery until the guest has ended or the time is over. A guest whose kernel is still
+// starting does not see a power button, so asking once could be asking in vain.
+func (e *entry) askAgain(l *live, until time.Time) {
+	e.later(askEvery, func() {
+		if e.live.Load() != l || e.m.cfg.Now().After(until) {
+			return
+		}
+		if e.rec.State == lifecycle.Running {
+			ctx, cancel := context.WithTimeout(e.m.opCtx, lookTimeout)
+			defer cancel()
+			if err := l.machine.Shutdown(ctx); err != nil {
+				e.log.Debug("a guest could not be asked again to power off", "vm", e.id, "error", err)
+			}
+		}
+		e.askAgain(l, until)
+	})
 }
 
 // await waits until the end of l was observed.

@@ -212,7 +212,7 @@ func (e *entry) unanswered(l *live, event lifecycle.Event) {
 	e.publish()
 	if !l.looking {
 		l.looking = true
-		e.later(func() { e.lookAgain(l) })
+		e.later(retryAfter, func() { e.lookAgain(l) })
 	}
 }
 
@@ -226,7 +226,7 @@ func (e *entry) lookAgain(l *live) {
 		e.observeExit(l)
 	case err != nil:
 		l.looking = true
-		e.later(func() { e.lookAgain(l) })
+		e.later(retryAfter, func() { e.lookAgain(l) })
 	default:
 		e.sees(state)
 		e.keep()

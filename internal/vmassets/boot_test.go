@@ -32,7 +32,7 @@ func TestGuestBootsAndPowersOff(t *testing.T) {
 	vm.await(guest.Marker)
 	vm.await(guest.Wrote(3145733, guest.WriteFile))
 	vm.await(guest.Second(1))
-	vm.powerButton()
+	vm.press(powerButton)
 	vm.await(guest.PowerButton)
 	vm.await(guest.PoweringOff)
 	vm.awaitExit()
@@ -45,17 +45,20 @@ func TestGuestBootsAndPowersOff(t *testing.T) {
 	}
 }
 
-// A disk attached read-only boots, as it is clean, and refuses every write.
+// A disk attached read-only boots, as it is clean, and refuses every write. Ctrl-alt-del ends the guest, as Firecracker
+// has no power button.
 func TestGuestOnAReadOnlyDisk(t *testing.T) {
 	dir := realAssets(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	vm := startQEMU(ctx, t, dir, quickStartArgs+" metald.touch=/,/dev/vda,/tmp metald.exit=poweroff", true)
+	vm := startQEMU(ctx, t, dir, quickStartArgs+" metald.touch=/,/dev/vda,/tmp", true)
 	vm.await(guest.Marker)
 	vm.await(guest.TouchRefused("/", "EROFS"))
 	vm.await(guest.TouchRefused("/dev/vda", "EPERM"))
 	vm.await(guest.TouchAccepted("/tmp"))
-	vm.await(guest.PoweringOff)
+	vm.press(ctrlAltDel)
+	vm.await(guest.CtrlAltDel)
+	vm.await(guest.Restarting)
 	vm.awaitExit()
 	if _, err := Check(dir); err != nil {
 		t.Errorf("the disk was changed: %v", err)
@@ -69,7 +72,7 @@ func TestGuestThatIgnoresThePowerButton(t *testing.T) {
 	defer cancel()
 	vm := startQEMU(ctx, t, dir, quickStartArgs+" metald.count=1 metald.power=ignore metald.exit=panic metald.after=4s", true)
 	vm.await(guest.Second(1))
-	vm.powerButton()
+	vm.press(powerButton)
 	vm.await(guest.PowerButton + guest.Ignored)
 	vm.await(guest.Second(3))
 	vm.await(guest.Panicking)

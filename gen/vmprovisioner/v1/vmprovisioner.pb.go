@@ -2157,7 +2157,7 @@ const file_vmprovisioner_v1_vmprovisioner_proto_rawDesc = "" +
 	"\bmetadata\x18\a \x03(\v2(.vmprovisioner.v1.VmConfig.MetadataEntryB&\xbaH#\x9a\x01 \x10@\"\x15r\x13\x10\x01(\x80\x012\f^[^\\p{Cc}]*$*\x05r\x03(\x80\bR\bmetadata\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9b\a\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa0\a\n" +
 	"\tCpuConfig\x12)\n" +
 	"\n" +
 	"vcpu_count\x18\x01 \x01(\x05B\n" +
@@ -2168,9 +2168,9 @@ const file_vmprovisioner_v1_vmprovisioner_proto_rawDesc = "" +
 	"\bfeatures\x18\x04 \x03(\v2).vmprovisioner.v1.CpuConfig.FeaturesEntryB8\xbaH5\x9a\x012\x10 \"\x1ar\x182\x16^[A-Za-z0-9_.-]{1,64}$*\x12r\x102\x0e^[ -~]{0,256}$R\bfeatures\x1a;\n" +
 	"\rFeaturesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:\xb7\x04\xbaH\xb3\x04\x1a\x8d\x01\n" +
-	"%in.max_vcpu_count.at_least_vcpu_count\x12 must be 0 or at least vcpu_count\x1aBthis.max_vcpu_count == 0 || this.max_vcpu_count >= this.vcpu_count\x1a\xa0\x03\n" +
-	"\x13in.topology.product\x12csockets x cores_per_socket x threads_per_core must be max_vcpu_count, or vcpu_count where that is 0\x1a\xa3\x02!has(this.topology) || this.topology.sockets > 256 || this.topology.cores_per_socket > 256 || this.topology.threads_per_core > 256 || this.topology.sockets * this.topology.cores_per_socket * this.topology.threads_per_core == (this.max_vcpu_count == 0 ? this.vcpu_count : this.max_vcpu_count)\"\x9f\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:\xbc\x04\xbaH\xb8\x04\x1a\x8d\x01\n" +
+	"%in.max_vcpu_count.at_least_vcpu_count\x12 must be 0 or at least vcpu_count\x1aBthis.max_vcpu_count == 0 || this.max_vcpu_count >= this.vcpu_count\x1a\xa5\x03\n" +
+	"\x13in.topology.product\x12csockets x cores_per_socket x threads_per_core must be max_vcpu_count, or vcpu_count where that is 0\x1a\xa8\x02!has(this.topology) ||[this.topology.sockets, this.topology.cores_per_socket, this.topology.threads_per_core].exists(n, n < 1 || n > 256) ||this.topology.sockets * this.topology.cores_per_socket * this.topology.threads_per_core ==(this.max_vcpu_count == 0 ? this.vcpu_count : this.max_vcpu_count)\"\x9f\x01\n" +
 	"\vCpuTopology\x12$\n" +
 	"\asockets\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\x80\x02(\x01R\asockets\x124\n" +

@@ -27,6 +27,9 @@ func New(host *Host) *Backend { return &Backend{host: host} }
 // Name returns "fake".
 func (b *Backend) Name() string { return Name }
 
+// Prepare has nothing to find out.
+func (b *Backend) Prepare(context.Context) error { return nil }
+
 // Check finds nothing missing.
 func (b *Backend) Check(context.Context) error { return nil }
 

@@ -23,6 +23,10 @@ type Backend interface {
 	// Check says in words what this host lacks for the backend to work; nil means usable.
 	Check(ctx context.Context) error
 
+	// Prepare finds out what takes time to find out, so that the first Create need not. It runs beside the API
+	// until it is done or ctx ends; its error is logged, and Create says it again where it matters.
+	Prepare(ctx context.Context) error
+
 	// Create starts a VMM that holds the guest, configured and not yet running. It is all or nothing: after an
 	// error no process, socket or file of it is left. The process never depends on ctx once Create returned.
 	//

@@ -61,6 +61,9 @@ func (c Capabilities) Refusals(backend string, spec Spec) []*Error {
 	if spec.CPU.Count > c.MaxVCPUs {
 		r.invalid("config.cpu.vcpu_count", "%d vCPUs are more than the %d that %s can have", spec.CPU.Count, c.MaxVCPUs, backend)
 	}
+	if spec.CPU.Max > c.MaxVCPUs && c.Fields[FieldMaxVCPUs].OK {
+		r.invalid(string(FieldMaxVCPUs), "%d vCPUs are more than the %d that %s can have", spec.CPU.Max, c.MaxVCPUs, backend)
+	}
 	if spec.Memory.SizeBytes < c.MinMemoryBytes {
 		r.invalid("config.memory.size_bytes", "%d bytes are less than the %d that a guest needs on %s", spec.Memory.SizeBytes, c.MinMemoryBytes, backend)
 	}

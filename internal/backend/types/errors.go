@@ -57,10 +57,16 @@ func KindOf(err error) Kind {
 	return KindInternal
 }
 
-// Errorf makes an *Error of a kind. A %w verb in format makes its operand the cause.
+// Errorf makes an *Error of a kind. A %w verb in format makes its operand the cause, several all of them.
 func Errorf(kind Kind, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
-	return &Error{Kind: kind, Msg: err.Error(), Err: quiet{errors.Unwrap(err)}.orNil()}
+	e := &Error{Kind: kind, Msg: err.Error()}
+	if errors.Unwrap(err) != nil {
+		e.Err = quiet{errors.Unwrap(err)}
+	} else if _, several := err.(interface{ Unwrap() []error }); several {
+		e.Err = quiet{err}
+	}
+	return e
 }
 
 // FieldErrorf makes an *Error of a kind about one field of the request, by its path in the proto.
@@ -72,13 +78,6 @@ func FieldErrorf(kind Kind, field, format string, args ...any) *Error {
 
 // quiet keeps a cause for errors.Is and errors.As whose text is already part of the message.
 type quiet struct{ error }
-
-func (q quiet) orNil() error {
-	if q.error == nil {
-		return nil
-	}
-	return q
-}
 
 func (q quiet) Error() string { return "" }
 func (q quiet) Unwrap() error { return q.error }

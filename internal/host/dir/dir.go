@@ -1,4 +1,5 @@
-// Package dir removes directories so that a crash in the middle never looks like a whole one.
+// Package dir removes directories so that a crash in the middle never looks like a whole one, and so that
+// nothing outside of them is touched: it follows no link and crosses into no mount.
 package dir
 
 import (
@@ -14,8 +15,13 @@ import (
 const trashPrefix = ".trash-"
 
 // Remove renames path to a dot-name beside it and then removes it with all that it holds. It does not follow
-// links, and a path that is not there is no error.
+// links, and a path that is not there is no error. A directory that something is mounted in stays as it is,
+// and the error wraps ErrMounted.
 func Remove(path string) error {
+	path = filepath.Clean(path)
+	if err := findMount(path); err != nil {
+		return err
+	}
 	trash := filepath.Join(filepath.Dir(path), trashPrefix+rand.Text())
 	if err := os.Rename(path, trash); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -33,9 +39,15 @@ func SweepTrash(parent string) error {
 		return err
 	}
 	for _, e := range entries {
-		if IsTrash(e.Name()) {
-			err = errors.Join(err, os.RemoveAll(filepath.Join(parent, e.Name())))
+		if !IsTrash(e.Name()) {
+			continue
 		}
+		path := filepath.Join(parent, e.Name())
+		if merr := findMount(path); merr != nil {
+			err = errors.Join(err, merr)
+			continue
+		}
+		err = errors.Join(err, os.RemoveAll(path))
 	}
 	return err
 }

@@ -126,7 +126,7 @@ func Allowed(event Event) string {
 	case 1:
 		return names[0]
 	}
-	return fmt.Sprint(joinOr(names))
+	return joinOr(names)
 }
 
 func joinOr(names []string) string {

@@ -1,15 +1,15 @@
 package store
 
 import (
-	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 )
@@ -41,6 +41,9 @@ func OpenBolt(path string) (*Bolt, error) {
 		NoFreelistSync: true, // rebuilt on open; halves what a commit writes
 		FreelistType:   bbolt.FreelistMapType,
 	})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil, fmt.Errorf("open the VM records in %s: another metald has them open; stop it or choose another state directory", path)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open the VM records in %s: %w", path, err)
 	}
@@ -48,18 +51,29 @@ func OpenBolt(path string) (*Bolt, error) {
 		_, err := tx.CreateBucketIfNotExists(recordsBucket)
 		return err
 	})
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare the VM records in %s: %w", path, err), db.Close())
 	}
 	return &Bolt{db: db}, nil
 }
 
+// syncDir makes the name of a new file durable: a record in a file that has none after a power cut is lost.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
 // Put saves r under its id.
 func (b *Bolt) Put(r Record) error {
-	r.Version = Version
-	value, err := json.Marshal(r)
+	value, err := encode(r)
 	if err != nil {
-		return fmt.Errorf("save %s: %w", r.ID, err)
+		return err
 	}
 	if err := b.commit(&write{id: r.ID, seq: r.Seq, value: value}); err != nil {
 		return fmt.Errorf("save %s: %w", r.ID, err)
@@ -91,12 +105,17 @@ func (b *Bolt) commit(w *write) error {
 	b.pending = nil
 	b.mu.Unlock()
 
-	err := b.db.Update(func(tx *bbolt.Tx) error { return apply(tx.Bucket(recordsBucket), batch) })
-	for _, w := range batch {
-		w.done, w.err = true, err
-	}
-	return w.err
+	err := errCutShort
+	defer func() { // also where Update panics: the others must not take silence for success
+		for _, w := range batch {
+			w.done, w.err = true, err
+		}
+	}()
+	err = b.db.Update(func(tx *bbolt.Tx) error { return apply(tx.Bucket(recordsBucket), batch) })
+	return err
 }
+
+var errCutShort = errors.New("the commit was cut short by a fault in metald; its log says more")
 
 func apply(bucket *bbolt.Bucket, batch []*write) error {
 	for _, w := range batch {
@@ -124,19 +143,16 @@ func (b *Bolt) All() ([]Record, error) {
 	var records []Record
 	err := b.db.View(func(tx *bbolt.Tx) error {
 		return tx.Bucket(recordsBucket).ForEach(func(k, v []byte) error {
-			var r Record
-			if err := json.Unmarshal(v, &r); err != nil {
-				return fmt.Errorf("the record of %s: %w", k, err)
-			}
-			if r.Version != Version {
-				return fmt.Errorf("the record of %s has version %d; this metald knows version %d", k, r.Version, Version)
-			}
+			r, err := decode(types.VMID(k), v)
 			records = append(records, r)
-			return nil
+			return err
 		})
 	})
+	if err != nil {
+		return nil, err
+	}
 	sortBySeq(records)
-	return records, err
+	return records, nil
 }
 
 // LastSeq returns the largest Seq that was ever put.
@@ -150,7 +166,3 @@ func (b *Bolt) LastSeq() (seq uint64, err error) {
 
 // Close closes the file.
 func (b *Bolt) Close() error { return b.db.Close() }
-
-func sortBySeq(records []Record) {
-	slices.SortFunc(records, func(a, b Record) int { return cmp.Compare(a.Seq, b.Seq) })
-}

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"encoding/json"
 	"sync"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
@@ -19,8 +18,7 @@ func NewMem() *Mem { return &Mem{records: map[types.VMID][]byte{}} }
 
 // Put saves r under its id. Like Bolt it keeps bytes, so that what cannot be encoded does not survive here either.
 func (m *Mem) Put(r Record) error {
-	r.Version = Version
-	value, err := json.Marshal(r)
+	value, err := encode(r)
 	if err != nil {
 		return err
 	}
@@ -44,9 +42,9 @@ func (m *Mem) All() ([]Record, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	records := make([]Record, 0, len(m.records))
-	for _, value := range m.records {
-		var r Record
-		if err := json.Unmarshal(value, &r); err != nil {
+	for id, value := range m.records {
+		r, err := decode(id, value)
+		if err != nil {
 			return nil, err
 		}
 		records = append(records, r)

@@ -1,0 +1,383 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/stubvmm"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
+)
+
+// patience bounds every wait of these tests: a guest by TCG on a busy machine needs seconds.
+const patience = 60 * time.Second
+
+var stubPath string // built once, by TestMain
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "stub")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if stubPath, err = stubvmm.BuildQEMUIn(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// rig is a Backend with everything it needs, and files for guests.
+type rig struct {
+	t       testing.TB
+	real    bool
+	dir     string
+	kernel  string
+	root    string // template of the root disk
+	config  Config
+	backend *Backend
+}
+
+// onStub returns a rig whose QEMU is the stand-in.
+func onStub(t testing.TB) *rig {
+	dir := runtimeDir(t)
+	kernel, root := filepath.Join(dir, "vmlinuz"), filepath.Join(dir, "root.ext4")
+	write(t, kernel, fakeBzImage("7.1.2 (builder@host) #1"))
+	write(t, root, make([]byte, 4096))
+	return newRig(t, dir, Config{Binary: stubPath, Accel: accelTCG}, kernel, root)
+}
+
+// onQEMU returns a rig with QEMU itself and real guests, by TCG; it skips the test where there are none.
+func onQEMU(t testing.TB) *rig {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("real guests take seconds each, and this is a short run")
+	}
+	assets := os.Getenv("METALD_TEST_ASSETS")
+	if assets == "" {
+		assets, _ = filepath.Abs("../../../build/vm-assets")
+	}
+	kernel, root := filepath.Join(assets, "vmlinux"), filepath.Join(assets, "rootfs.ext4")
+	for _, path := range []string{kernel, root} {
+		if _, err := os.Stat(path); err != nil {
+			t.Skipf("no VM assets: %v; `make vm-assets` makes them", err)
+		}
+	}
+	r := newRig(t, runtimeDir(t), Config{Accel: accelTCG}, kernel, root)
+	if err := r.backend.Check(t.Context()); err != nil {
+		t.Skipf("no QEMU: %v", err)
+	}
+	r.real = true
+	return r
+}
+
+// everywhere runs a test on the stand-in and on QEMU.
+func everywhere(t *testing.T, test func(*testing.T, *rig)) {
+	t.Run("stub", func(t *testing.T) { test(t, onStub(t)) })
+	t.Run("qemu", func(t *testing.T) { test(t, onQEMU(t)) })
+}
+
+func newRig(t testing.TB, dir string, cfg Config, kernel, root string) *rig {
+	r := &rig{t: t, dir: dir, kernel: kernel, root: root, config: cfg}
+	r.backend = r.another()
+	return r
+}
+
+// another returns a Backend that knows nothing of the first: what a metald that started again has.
+func (r *rig) another() *Backend {
+	r.t.Helper()
+	log := slog.New(slog.NewTextHandler(testLog{r.t}, nil))
+	supervisor, err := vmmprocess.New(log)
+	must(r.t, err)
+	drainer, err := console.NewDrainer()
+	must(r.t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	var running errgroup.Group
+	running.Go(func() error { return supervisor.Run(ctx) })
+	running.Go(func() error { return drainer.Run(ctx) })
+	r.t.Cleanup(func() {
+		cancel()
+		if err := running.Wait(); err != nil {
+			r.t.Error(err)
+		}
+	})
+	cfg := r.config
+	cfg.Supervisor, cfg.Drainer, cfg.Log = supervisor, drainer, log
+	b, err := New(cfg)
+	must(r.t, err)
+	return b
+}
+
+// vm is one VM under test.
+type vm struct {
+	*machine
+	t      testing.TB
+	screen *screen
+	handle types.Handle
+	req    types.CreateRequest
+}
+
+// spec is the documented quick start's VM, with the test's kernel arguments.
+func (r *rig) spec(args ...string) types.Spec {
+	return types.Spec{
+		CPU: types.CPU{Count: 1}, Memory: types.Memory{SizeBytes: 128 << 20},
+		Boot:    types.Boot{KernelPath: r.kernel, KernelArgs: strings.Join(append([]string{"console=ttyS0 reboot=k panic=1 pci=off quiet"}, args...), " ")},
+		Disks:   []types.Disk{{ID: "root", Path: r.root}},
+		Console: types.Console{Enabled: true},
+	}
+}
+
+func (r *rig) request(name string, spec types.Spec) types.CreateRequest {
+	req := types.CreateRequest{
+		ID: types.VMID(name), Incarnation: 1, Spec: spec, Kernel: r.kernel, RunDir: filepath.Join(r.dir, "run-"+name),
+		Console: new(screen), Commit: func(types.Handle) error { return nil },
+	}
+	for i := range spec.Disks {
+		path := filepath.Join(r.dir, fmt.Sprintf("%s-disk%d", name, i))
+		if _, err := os.Stat(path); err != nil {
+			copyFile(r.t, r.root, path)
+		}
+		req.Disks = append(req.Disks, path)
+	}
+	return req
+}
+
+// create makes a VM; its end is seen to when the test ends.
+func (r *rig) create(name string, spec types.Spec) *vm {
+	r.t.Helper()
+	return r.createFrom(r.request(name, spec))
+}
+
+func (r *rig) createFrom(req types.CreateRequest) *vm {
+	r.t.Helper()
+	v := &vm{t: r.t, screen: req.Console.(*screen), req: req}
+	commits := 0
+	req.Commit = func(h types.Handle) error {
+		commits++
+		v.handle = h
+		return nil
+	}
+	m, err := r.backend.Create(r.t.Context(), req)
+	must(r.t, err)
+	v.machine = m.(*machine)
+	r.t.Cleanup(func() {
+		select {
+		case <-v.machine.released: // somebody else has it
+		default:
+			must(r.t, v.Destroy(context.Background()))
+		}
+	})
+	if commits != 1 {
+		r.t.Fatalf("commit was called %d times", commits)
+	}
+	return v
+}
+
+// boot makes a VM and waits until its user space speaks.
+func (r *rig) boot(name string, args ...string) *vm {
+	r.t.Helper()
+	v := r.create(name, r.spec(args...))
+	must(r.t, v.Boot(r.t.Context()))
+	v.screen.waitFor(r.t, guest.Marker)
+	return v
+}
+
+func (v *vm) want(state lifecycle.State) {
+	v.t.Helper()
+	got, err := v.State(v.t.Context())
+	must(v.t, err)
+	if got != state {
+		v.t.Fatalf("VM is %s, want %s", got, state)
+	}
+}
+
+// wantExit waits for the end and checks the reason; within bounds the wait.
+func (v *vm) wantExit(reason string, within time.Duration) types.Exit {
+	v.t.Helper()
+	select {
+	case <-v.Exited():
+	case <-time.After(within):
+		v.t.Fatalf("VM has not ended within %s; console:\n%s", within, v.screen)
+	}
+	x := v.Exit()
+	if x.Reason != reason {
+		v.t.Fatalf("exit is %+v, want the reason %s; console:\n%s", x, reason, v.screen)
+	}
+	v.want(lifecycle.Shutdown)
+	return x
+}
+
+// wantGone checks that nothing of the VM is left.
+func (v *vm) wantGone() {
+	v.t.Helper()
+	wantNoDir(v.t, v.req.RunDir)
+	if err := syscall.Kill(v.machine.handle.Process.PID, 0); err != syscall.ESRCH {
+		v.t.Fatalf("process %d is still there", v.machine.handle.Process.PID)
+	}
+}
+
+func wantNoDir(t testing.TB, dir string) {
+	t.Helper()
+	if _, err := os.Lstat(dir); !os.IsNotExist(err) {
+		t.Fatalf("%s is left (%v)", dir, err)
+	}
+}
+
+func wantKind(t testing.TB, err error, kind types.Kind, field, text string) {
+	t.Helper()
+	var e *types.Error
+	if !asError(err, &e) || e.Kind != kind || e.Field != field || !strings.Contains(err.Error(), text) {
+		t.Fatalf("error is %v (%T), want kind %d, field %q and %q in it", err, err, kind, field, text)
+	}
+}
+
+// screen is what a guest wrote.
+type screen struct {
+	mu    sync.Mutex
+	text  bytes.Buffer
+	notes []string
+	more  chan struct{}
+}
+
+func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.text.Write(p)
+	if s.more != nil {
+		close(s.more)
+		s.more = nil
+	}
+	return len(p), nil
+}
+
+func (s *screen) Note(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.notes = append(s.notes, text)
+}
+
+func (s *screen) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
+func (s *screen) waitFor(t testing.TB, text string) {
+	t.Helper()
+	deadline := time.After(patience)
+	for {
+		s.mu.Lock()
+		found := bytes.Contains(s.text.Bytes(), []byte(text))
+		if s.more == nil {
+			s.more = make(chan struct{})
+		}
+		more := s.more
+		s.mu.Unlock()
+		if found {
+			return
+		}
+		select {
+		case <-more:
+		case <-deadline:
+			t.Fatalf("%q was not on the console:\n%s", text, s)
+		}
+	}
+}
+
+// eventually waits for a thing that can only be asked for.
+func eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); !holds(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("never came true: %s", what)
+		}
+	}
+}
+
+// runtimeDir is short enough for sockets, and others may pass through it.
+func runtimeDir(t testing.TB) string {
+	dir, err := os.MkdirTemp("", "q")
+	must(t, err)
+	must(t, os.Chmod(dir, 0o755))
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	return dir
+}
+
+// fakeBzImage has the header of a Linux kernel and nothing else.
+func fakeBzImage(version string) []byte {
+	b := make([]byte, 0x400)
+	b[0x1fe], b[0x1ff] = 0x55, 0xaa
+	copy(b[0x202:], "HdrS")
+	binary.LittleEndian.PutUint16(b[0x20e:], 0x100)
+	copy(b[0x300:], version+"\x00")
+	return b
+}
+
+type testLog struct{ t testing.TB }
+
+func (l testLog) Write(p []byte) (int, error) {
+	l.t.Log(strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func write(t testing.TB, path string, content []byte) {
+	t.Helper()
+	must(t, os.WriteFile(path, content, 0o644))
+}
+
+func copyFile(t testing.TB, from, to string) {
+	t.Helper()
+	in, err := os.Open(from)
+	must(t, err)
+	defer in.Close()
+	out, err := os.Create(to)
+	must(t, err)
+	_, err = io.Copy(out, in)
+	must(t, err)
+	must(t, out.Close())
+}
+
+func pidState(t testing.TB, pid int) string {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	must(t, err)
+	return strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))[0]
+}
+
+// bzImage is the bootable twin of an uncompressed kernel, or the kernel itself.
+func bzImage(kernel string) string {
+	if _, err := os.Stat(kernel + siblingSuffix); err == nil {
+		return kernel + siblingSuffix
+	}
+	return kernel
+}
+
+func pidText(v *vm) string { return strconv.Itoa(v.Handle().Process.PID) }
