@@ -164,7 +164,7 @@ func (p *play) pause(ctx context.Context) error {
 		select {
 		case <-time.After(stillness):
 		case <-ctx.Done():
-			return errors.New("the guest goes on writing although it is paused")
+			return fmt.Errorf("the guest goes on writing although it is paused: %w", ctx.Err())
 		}
 		now := p.screen.length()
 		quiet, before = now == before, now

@@ -8,7 +8,8 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 )
 
-// index is every VM that may be seen, ordered by creation, and how many there are in each state.
+// index is every VM that may be seen, ordered by creation, and how many there are in each state. What its VMs are
+// changes under its lock, so that a page and its total are of one moment.
 type index struct {
 	mu     sync.RWMutex
 	order  []*entry
@@ -16,37 +17,44 @@ type index struct {
 	counts [lifecycle.Gone + 1]int
 }
 
-// changed counts a VM's change of state; old is nil for one that was just created.
-func (x *index) changed(old, now *Info) {
-	if old != nil && old.State == now.State {
-		return
-	}
+// show makes info what readers see of a VM, in the index or not.
+func (x *index) show(e *entry, info *Info) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if old != nil {
+	old := e.snapshot.Swap(info)
+	if _, listed := x.find(e); listed {
 		x.counts[old.State]--
+		x.counts[info.State]++
 	}
-	x.counts[now.State]++
 }
 
-func (x *index) add(e *entry, seq uint64) {
+// add makes a VM that was shown once part of what is listed.
+func (x *index) add(e *entry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	i := x.after(seq)
+	info := e.snapshot.Load()
+	i := x.after(info.Seq)
 	x.order = slices.Insert(x.order, i, e)
-	x.seqs = slices.Insert(x.seqs, i, seq)
+	x.seqs = slices.Insert(x.seqs, i, info.Seq)
+	x.counts[info.State]++
 }
 
-func (x *index) remove(e *entry, seq uint64) {
+func (x *index) remove(e *entry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	i := x.after(seq) - 1
-	if i < 0 || x.order[i] != e {
+	i, listed := x.find(e)
+	if !listed {
 		return
 	}
 	x.counts[e.snapshot.Load().State]--
 	x.order = slices.Delete(x.order, i, i+1)
 	x.seqs = slices.Delete(x.seqs, i, i+1)
+}
+
+// find is where e is listed.
+func (x *index) find(e *entry) (i int, listed bool) {
+	i = x.after(e.rec.Seq) - 1
+	return i, i >= 0 && x.order[i] == e
 }
 
 // after is the position of the first VM whose Seq is larger than seq.

@@ -34,7 +34,7 @@ func TestKillAtRandomMoments(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short")
 	}
-	w := &world{t: t, assets: assets(t), state: t.TempDir(), stub: stubvmm.Build(t), want: map[string]*expectation{}}
+	w := &world{t: t, assets: harness.StubAssets(t), state: t.TempDir(), stub: stubvmm.BuildQEMU(t), want: map[string]*expectation{}}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	w.rand = rand.New(rand.NewPCG(seed, 1))
@@ -65,18 +65,6 @@ type world struct {
 	mu   sync.Mutex
 	want map[string]*expectation
 	next int
-}
-
-func assets(t *testing.T) string {
-	dir := t.TempDir()
-	// The stub looks at no more of a kernel than metald itself: the header of a bzImage.
-	if err := os.WriteFile(filepath.Join(dir, "vmlinux"), stubvmm.Kernel(), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "rootfs.ext4"), make([]byte, 64<<10), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }
 
 func (w *world) start() *harness.Daemon {
@@ -171,6 +159,14 @@ func (w *world) check(d *harness.Daemon, round int) {
 		case e.running && info.Msg.State != pb.VmState_VM_STATE_RUNNING:
 			w.t.Fatalf("round %d: %s was booted and is %v (%v)", round, id, info.Msg.State, info.Msg.BackendInfo)
 		}
+		if info.Msg.State == pb.VmState_VM_STATE_SHUTDOWN && !e.exists {
+			// Its deletion had ended the VMM and was not yet recorded: whole, and without a VMM.
+			if pid, ok := alive[id]; ok {
+				w.t.Fatalf("round %d: %s is shut down and its VMM %s lives", round, id, pid)
+			}
+			w.boot(d, round, id)
+			continue
+		}
 		if pid := info.Msg.BackendInfo["pid"]; pid == "" || pid != alive[id] {
 			w.t.Fatalf("round %d: %s is %v with pid %q; its VMM is %q", round, id, info.Msg.State, pid, alive[id])
 		}
@@ -180,6 +176,15 @@ func (w *world) check(d *harness.Daemon, round int) {
 	if len(alive) > 0 {
 		w.t.Fatalf("round %d: VMMs of no VM: %v", round, alive)
 	}
+}
+
+// boot shows that a VM is whole.
+func (w *world) boot(d *harness.Daemon, round int, id string) {
+	w.t.Helper()
+	if _, err := d.Client.BootVm(context.Background(), connect.NewRequest(&pb.BootVmRequest{VmId: id})); err != nil {
+		w.t.Fatalf("round %d: %s is shut down and cannot be booted: %v", round, id, err)
+	}
+	*w.want[id] = expectation{exists: true, mayExist: true, running: true}
 }
 
 // vmms finds the VMM processes of this test by the id on their command line.

@@ -50,15 +50,19 @@ func TestBoltNamesTheRecordItCannotRead(t *testing.T) {
 		value string
 		want  []string
 	}{
-		"another version":         {`{"version":2,"id":"vm-b","later":{"x":1}}`, []string{"vm-b", "version 2", "version 1"}},
-		"a later kind of a field": {`{"version":2,"id":"vm-b","seq":"two"}`, []string{"vm-b", "version 2"}},
-		"no version":              {`{"id":"vm-b"}`, []string{"vm-b", "version 0"}},
-		"cut short":               {`{"version":1,"id":"vm-b","seq":`, []string{"vm-b", "damaged"}},
-		"empty":                   {``, []string{"vm-b", "damaged"}},
-		"zeros":                   {"\x00\x00\x00", []string{"vm-b", "damaged"}},
-		"a field of another type": {`{"version":1,"id":"vm-b","seq":"two"}`, []string{"vm-b", "damaged"}},
-		"that of another VM":      {`{"version":1,"id":"vm-a"}`, []string{"vm-b", "damaged", `"vm-a"`}},
-		"no object":               {`[]`, []string{"vm-b", "damaged"}},
+		"another version":           {`{"version":2,"id":"vm-b","later":{"x":1}}`, []string{"vm-b", "version 2", "version 1"}},
+		"a later kind of a field":   {`{"version":2,"id":"vm-b","seq":"two"}`, []string{"vm-b", "version 2"}},
+		"no version":                {`{"id":"vm-b"}`, []string{"vm-b", "version 0"}},
+		"cut short":                 {`{"version":1,"id":"vm-b","seq":`, []string{"vm-b", "damaged"}},
+		"empty":                     {``, []string{"vm-b", "damaged"}},
+		"zeros":                     {"\x00\x00\x00", []string{"vm-b", "damaged"}},
+		"a field of another type":   {`{"version":1,"id":"vm-b","seq":"two"}`, []string{"vm-b", "damaged"}},
+		"that of another VM":        {`{"version":1,"id":"vm-a"}`, []string{"vm-b", "damaged", `"vm-a"`}},
+		"no phase":                  {`{"version":1,"id":"vm-b","state":1}`, []string{"vm-b", "damaged"}},
+		"a phase of no metald":      {`{"version":1,"id":"vm-b","phase":"moving","state":1}`, []string{"vm-b", "damaged", "moving"}},
+		"a live VM without a state": {`{"version":1,"id":"vm-b","phase":"live"}`, []string{"vm-b", "damaged", "ABSENT"}},
+		"a state of no VM":          {`{"version":1,"id":"vm-b","phase":"deleting","state":77}`, []string{"vm-b", "damaged", "77"}},
+		"no object":                 {`[]`, []string{"vm-b", "damaged"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "vms.db")

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 )
 
 // encode is what a Store keeps of r.
@@ -36,6 +37,9 @@ func decode(id types.VMID, value []byte) (Record, error) {
 	if r.ID != id {
 		return Record{}, fmt.Errorf("the record of %s is damaged: it says that it is of %q", id, r.ID)
 	}
+	if !r.known() {
+		return Record{}, fmt.Errorf("the record of %s is damaged: phase %q, state %s", id, r.Phase, r.State)
+	}
 	return r, nil
 }
 
@@ -47,6 +51,18 @@ func versionOf(r Record, value []byte, err error) (version int, ok bool) {
 	var head struct{ Version int }
 	err = json.Unmarshal(value, &head)
 	return head.Version, err == nil
+}
+
+// known tells whether phase and state are ones that metald writes. What becomes of a VM after a restart, that it
+// is deleted even, depends on them.
+func (r Record) known() bool {
+	switch r.Phase {
+	case Live:
+		return r.State > lifecycle.Absent && r.State < lifecycle.Gone
+	case Creating, Deleting:
+		return r.State <= lifecycle.Gone
+	}
+	return false
 }
 
 func sortBySeq(records []Record) {

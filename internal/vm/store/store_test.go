@@ -246,7 +246,7 @@ func TestFailing(t *testing.T) {
 }
 
 func record(id types.VMID, seq uint64) store.Record {
-	return store.Record{Version: store.Version, ID: id, Seq: seq, Phase: store.Live}
+	return store.Record{Version: store.Version, ID: id, Seq: seq, Phase: store.Live, State: lifecycle.Created}
 }
 
 // fullRecord has something in every field, so that one that is not kept is missed.
