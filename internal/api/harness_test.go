@@ -179,13 +179,13 @@ func (b *syncBuffer) String() string {
 // eventually waits for a condition, which has 10 s to come true.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	late := time.After(10 * time.Second)
+	deadline := time.After(10 * time.Second)
 	look := time.NewTicker(time.Millisecond)
 	defer look.Stop()
 	for !cond() {
 		select {
 		case <-look.C:
-		case <-late:
+		case <-deadline:
 			t.Fatalf("not within 10 s: %s", what)
 		}
 	}

@@ -46,8 +46,7 @@ func TestLifeOfAVM(t *testing.T) {
 			t.Errorf("CPU time went from %s to %s", before.CPUTime, after.CPUTime)
 		}
 
-		must(t, v.Shutdown(t.Context()))
-		x := v.wantExit(types.ReasonGuestShutdown, patience)
+		x := v.powerOff()
 		if x.Code != 0 || x.Signal != 0 {
 			t.Errorf("exit %+v", x)
 		}
@@ -159,8 +158,7 @@ func TestAdoptedVMGoesOn(t *testing.T) {
 		if u, err := adopted.Usage(t.Context()); err != nil || u.CPUTime == nil || u.Disks["root"].ReadBytes == 0 {
 			t.Errorf("usage %+v, %v", u, err)
 		}
-		must(t, adopted.Shutdown(t.Context()))
-		adopted.wantExit(types.ReasonGuestShutdown, patience)
+		adopted.powerOff()
 		must(t, adopted.Destroy(t.Context()))
 		adopted.wantGone()
 	})
@@ -349,7 +347,6 @@ func TestAsAnOrdinaryUser(t *testing.T) {
 		if !strings.Contains(string(status), "Uid:\t700123\t700123\t700123\t700123") {
 			t.Errorf("status of the VMM:\n%s", status)
 		}
-		must(t, v.Shutdown(t.Context()))
-		v.wantExit(types.ReasonGuestShutdown, patience)
+		v.powerOff()
 	})
 }

@@ -49,13 +49,14 @@ func run(m *testing.M) int {
 
 // rig is a Backend with everything it needs, and files for guests.
 type rig struct {
-	t       testing.TB
-	real    bool
-	dir     string
-	kernel  string
-	root    string // template of the root disk
-	config  Config
-	backend *Backend
+	t        testing.TB
+	real     bool
+	parallel bool // other tests open files meanwhile
+	dir      string
+	kernel   string
+	root     string // template of the root disk
+	config   Config
+	backend  *Backend
 }
 
 // onStub returns a rig whose QEMU is the stand-in.
@@ -214,9 +215,7 @@ func (v *vm) want(state lifecycle.State) {
 // wantExit waits for the end and checks the reason; within bounds the wait.
 func (v *vm) wantExit(reason string, within time.Duration) types.Exit {
 	v.t.Helper()
-	select {
-	case <-v.Exited():
-	case <-time.After(within):
+	if !v.endsWithin(within) {
 		v.t.Fatalf("VM has not ended within %s; console:\n%s", within, v.screen)
 	}
 	x := v.Exit()
@@ -225,6 +224,20 @@ func (v *vm) wantExit(reason string, within time.Duration) types.Exit {
 	}
 	v.want(lifecycle.Shutdown)
 	return x
+}
+
+func (v *vm) endsWithin(limit time.Duration) bool {
+	select {
+	case <-v.Exited():
+		return true
+	default:
+	}
+	select {
+	case <-v.Exited():
+		return true
+	case <-time.After(limit):
+		return false
+	}
 }
 
 // wantGone checks that nothing of the VM is left.
@@ -381,3 +394,24 @@ func bzImage(kernel string) string {
 }
 
 func pidText(v *vm) string { return strconv.Itoa(v.Handle().Process.PID) }
+
+// powerOff asks until the guest obeys: a press before its user space listens is lost.
+func (v *vm) powerOff() types.Exit {
+	v.t.Helper()
+	tick := time.NewTicker(300 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		if err := v.Shutdown(v.t.Context()); err != nil {
+			if !v.endsWithin(time.Second) {
+				v.t.Fatal(err)
+			}
+		}
+		select {
+		case <-v.Exited():
+			return v.wantExit(types.ReasonGuestShutdown, 0)
+		case <-tick.C:
+		}
+	}
+	v.t.Fatalf("the guest did not power off; console:\n%s", v.screen)
+	panic("unreachable")
+}

@@ -1,0 +1,130 @@
+package vmmprocess
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+func TestMakeRunDir(t *testing.T) {
+	parent := t.TempDir()
+	path := filepath.Join(parent, "vm")
+	var uid, gid uint32
+	if os.Getuid() == 0 {
+		uid, gid = 54321, 54322
+	}
+	if err := MakeRunDir(path, uid, gid); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := info.Sys().(*syscall.Stat_t); info.Mode() != os.ModeDir|0o700 || uid != 0 && (st.Uid != uid || st.Gid != gid) {
+		t.Errorf("mode %v, owner %d:%d", info.Mode(), st.Uid, st.Gid)
+	}
+	if err := MakeRunDir(path, uid, gid); !errors.Is(err, os.ErrExist) {
+		t.Errorf("a directory that exists: %v, want %v", err, os.ErrExist)
+	}
+	link := filepath.Join(parent, "link")
+	if err := os.Symlink(filepath.Join(parent, "elsewhere"), link); err != nil {
+		t.Fatal(err)
+	}
+	if err := MakeRunDir(link, uid, gid); !errors.Is(err, os.ErrExist) {
+		t.Errorf("a link that was planted: %v, want %v", err, os.ErrExist)
+	}
+	if err := MakeRunDir(filepath.Join(parent, "none", "vm"), uid, gid); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no parent: %v, want %v", err, os.ErrNotExist)
+	}
+}
+
+// canary returns a directory with a file that must survive.
+func canary(t *testing.T) (dir string, check func()) {
+	t.Helper()
+	dir = t.TempDir()
+	file := filepath.Join(dir, "canary")
+	if err := os.WriteFile(file, []byte("alive"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir, func() {
+		t.Helper()
+		if b, err := os.ReadFile(file); err != nil || string(b) != "alive" {
+			t.Errorf("a link was followed: %q, %v", b, err)
+		}
+	}
+}
+
+func TestRemoveDir(t *testing.T) {
+	parent := t.TempDir()
+	outside, check := canary(t)
+	path := filepath.Join(parent, "vm")
+	if err := os.MkdirAll(filepath.Join(path, "deep", "deeper"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, target := range map[string]string{"dir": outside, "deep/file": filepath.Join(outside, "canary"), "dangling": "/none", "up": ".."} {
+		if err := os.Symlink(target, filepath.Join(path, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if f, err := Listen(path, "sock"); err != nil {
+		t.Fatal(err)
+	} else {
+		f.Close()
+	}
+	for range 2 { // the second finds nothing, which is no error
+		if err := RemoveDir(path); err != nil {
+			t.Fatal(err)
+		}
+		wantEmpty(t, parent)
+	}
+	check()
+
+	// A link in place of the directory is removed, and not what it points to.
+	if err := os.Symlink(outside, path); err != nil {
+		t.Fatal(err)
+	}
+	if err := RemoveDir(path); err != nil {
+		t.Fatal(err)
+	}
+	wantEmpty(t, parent)
+	check()
+}
+
+func TestSweepTrash(t *testing.T) {
+	parent := t.TempDir()
+	outside, check := canary(t)
+	for _, dir := range []string{"vm", ".trash-a/deep", ".trash-b"} {
+		if err := os.MkdirAll(filepath.Join(parent, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, link := range []string{".trash-c", ".trash-a/deep/link"} {
+		if err := os.Symlink(outside, filepath.Join(parent, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := SweepTrash(parent); err != nil {
+		t.Fatal(err)
+	}
+	check()
+	if _, err := os.Stat(filepath.Join(parent, "vm")); err != nil {
+		t.Errorf("a run directory was swept: %v", err)
+	}
+	if err := os.Remove(filepath.Join(parent, "vm")); err != nil {
+		t.Fatal(err)
+	}
+	wantEmpty(t, parent)
+	if err := SweepTrash(filepath.Join(parent, "none")); err != nil {
+		t.Errorf("a parent that is missing: %v", err)
+	}
+}
+
+func wantEmpty(t *testing.T, dir string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 0 {
+		t.Errorf("%s has %v (%v), want nothing", dir, entries, err)
+	}
+}
