@@ -2,76 +2,84 @@ package qemu
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/conformance"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm"
+	manager "github.com/unkeyed/unkey/go/deploy/metald/internal/vm"
 )
 
 func TestConformance(t *testing.T) {
-	everywhere(t, func(t *testing.T, r *rig) {
-		killed := map[int]bool{}
-		h := conformance.Harness{
-			// It outlives the sentence: what is left of its VMs is removed after what the sentence began has ended.
-			NewBackend: func(testing.TB) types.Backend { return r.another() },
-			AssetsDir:  filepath.Dir(r.kernel), Kernel: r.kernel, RootDisk: r.root, KernelArgs: "quiet",
-			BootTimeout: patience, Slow: r.real,
-			KillVMM: func(t testing.TB, info vm.Info) {
-				killed[info.PID] = true
-				must(t, syscall.Kill(info.PID, syscall.SIGKILL))
-				eventually(t, "the VMM is dead", func() bool { return !alive(info.PID) })
-			},
-			MuteVMM: func(t testing.TB, info vm.Info) func() {
-				must(t, syscall.Kill(info.PID, syscall.SIGSTOP))
-				eventually(t, "the VMM is stopped", func() bool { return pidState(t, info.PID) == "T" })
-				return func() { must(t, syscall.Kill(info.PID, syscall.SIGCONT)) }
-			},
-			Leftovers: func(t testing.TB, _ string) []string { return children(t, killed) },
+	t.Run("stub", func(t *testing.T) {
+		h := harness(onStub(t))
+		h.BootTimeout = 20 * time.Second
+		h.Cannot = map[conformance.Ability]string{
+			conformance.GuestDisks: "the stand-in reads and writes no disk",
+			conformance.Flood:      "the stand-in has no flood",
 		}
-		if !r.real {
-			h.KernelArgs += " stub.boot=20ms" // a guest that ends at once was not seen to run
-			h.Cannot = map[conformance.Ability]string{conformance.GuestDisks: "the stand-in's guest only says that it writes"}
-		}
+		conformance.Run(t, h)
+	})
+	t.Run("qemu", func(t *testing.T) {
+		h := harness(onQEMU(t))
+		h.BootTimeout, h.Slow = patience, true
 		conformance.Run(t, h)
 	})
 }
 
-// alive tells whether a process runs; a zombie doesn't.
-func alive(pid int) bool {
-	state, _ := stat(pid)
-	return state != "" && state != "Z"
+func harness(r *rig) conformance.Harness {
+	return conformance.Harness{
+		NewBackend: func(t testing.TB) types.Backend {
+			return (&rig{t: t, dir: r.dir, config: r.config}).another()
+		},
+		AssetsDir: filepath.Dir(r.kernel), Kernel: r.kernel, RootDisk: r.root,
+		KernelArgs: "console=ttyS0 reboot=k panic=1 pci=off quiet",
+		UIDBase:    someUIDBase(),
+		KillVMM: func(t testing.TB, info manager.Info) {
+			must(t, syscall.Kill(info.PID, syscall.SIGKILL))
+			eventually(t, fmt.Sprintf("process %d has ended", info.PID), func() bool { return !lives(info.PID) })
+		},
+		MuteVMM: func(t testing.TB, info manager.Info) func() {
+			must(t, syscall.Kill(info.PID, syscall.SIGSTOP))
+			return func() { must(t, syscall.Kill(info.PID, syscall.SIGCONT)) }
+		},
+		Leftovers: func(testing.TB, string) []string { return children() },
+	}
 }
 
-// children names the processes that this one started and that are there, dead or alive. Of those that were killed the
-// dead don't count: nobody may have been there to reap them, as this process plays the metald that restarted, too.
-func children(t testing.TB, killed map[int]bool) (names []string) {
-	entries, err := os.ReadDir("/proc")
-	must(t, err)
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
+// someUIDBase is where root takes users for VMMs from.
+func someUIDBase() uint32 {
+	if os.Geteuid() == 0 {
+		return 700_000
+	}
+	return 0
+}
+
+// lives tells whether a process has not ended. One that nobody has waited for yet has.
+func lives(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !bytes.Contains(stat, []byte(") Z "))
+}
+
+// children describes the processes that were started by this test and live.
+func children() (found []string) {
+	self := strconv.Itoa(os.Getpid())
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		stat, err := os.ReadFile(path)
 		if err != nil {
-			continue
+			continue // it has ended
 		}
-		if state, parent := stat(pid); parent == os.Getpid() && !(state == "Z" && killed[pid]) {
-			names = append(names, "process "+e.Name()+" in the state "+state)
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		if len(fields) > 1 && fields[0] != "Z" && fields[1] == self {
+			found = append(found, "the process "+string(stat[:bytes.LastIndexByte(stat, ')')+1]))
 		}
 	}
-	return names
-}
-
-// stat returns the state and the parent of a process, "" if there is none.
-func stat(pid int) (state string, parent int) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return "", 0
-	}
-	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	parent, _ = strconv.Atoi(fields[1])
-	return fields[0], parent
+	return found
 }
