@@ -90,7 +90,7 @@ func (m *machine) letGo(ctx context.Context, err error) error {
 	if m.control != nil {
 		m.control.close()
 	}
-	gone := !errors.Is(err, errMute) && m.diesWithin(drainTimeout)
+	gone := ctx.Err() == nil && !errors.Is(err, errMute) && m.diesWithin(drainTimeout)
 	m.process.Release()
 	if gone {
 		return fmt.Errorf("adopt QEMU of VM %s: %w: it ended meanwhile", m.handle.VM, types.ErrGone)

@@ -22,7 +22,6 @@ func TestConformance(t *testing.T) {
 		h.BootTimeout = 20 * time.Second
 		h.Cannot = map[conformance.Ability]string{
 			conformance.GuestDisks: "the stand-in reads and writes no disk",
-			conformance.Flood:      "the stand-in has no flood",
 		}
 		conformance.Run(t, h)
 	})
@@ -47,6 +46,7 @@ func harness(r *rig) conformance.Harness {
 		},
 		MuteVMM: func(t testing.TB, info manager.Info) func() {
 			must(t, syscall.Kill(info.PID, syscall.SIGSTOP))
+			eventually(t, "the VMM is stopped", func() bool { return pidState(t, info.PID) == "T" })
 			return func() { must(t, syscall.Kill(info.PID, syscall.SIGCONT)) }
 		},
 		Leftovers: func(testing.TB, string) []string { return children() },

@@ -263,7 +263,7 @@ func (m *machine) expectPrelaunch(ctx context.Context) error {
 
 // abandon kills a QEMU that did not come up, and says why it did not.
 func (m *machine) abandon(ctx context.Context, err error) error {
-	died := !errors.Is(err, errMute) && m.diesWithin(drainTimeout)
+	died := ctx.Err() == nil && !errors.Is(err, errMute) && m.diesWithin(drainTimeout)
 	killCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
 	killErr := m.process.Kill(killCtx)

@@ -19,7 +19,8 @@ const maxStderr = 1 << 10
 // ending is everything that is known of the end of a QEMU.
 type ending struct {
 	shutdown  string // reason of its last SHUTDOWN event; "" if there was none
-	panicLine string // what the console said of a panic; "" if there was none
+	panicked  bool   // the guest's kernel said so, to QEMU or on the console
+	panicLine string // what it said on the console; "" if nothing
 	forced    bool   // metald ended it
 	status    syscall.WaitStatus
 	known     bool // status is
@@ -48,7 +49,7 @@ func (e ending) exit() types.Exit {
 		x.Reason, x.Detail = types.ReasonCrashed, e.stderr
 	case e.shutdown == shutdownGuest:
 		x.Reason = types.ReasonGuestShutdown
-	case e.shutdown == shutdownPanic, e.shutdown == shutdownReset && e.panicLine != "":
+	case e.shutdown == shutdownPanic, e.shutdown == shutdownReset && e.panicked:
 		x.Reason, x.Detail = types.ReasonGuestPanic, e.panicLine
 	case e.shutdown == shutdownReset:
 		x.Reason = types.ReasonGuestReset

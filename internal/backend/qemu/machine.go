@@ -42,6 +42,7 @@ type machine struct {
 
 	mu       sync.Mutex
 	shutdown string // reason of the last SHUTDOWN event
+	panicked bool   // a GUEST_PANICKED event came
 	resumed  bool   // a RESUME event came since the last cont was sent
 	forced   bool   // Destroy ended it
 	exit     types.Exit
@@ -80,9 +81,9 @@ func (m *machine) drain() {
 func (m *machine) settle() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e := ending{shutdown: m.shutdown, forced: m.forced, stderr: stderrTail(m.handle.RunDir)}
+	e := ending{shutdown: m.shutdown, panicked: m.panicked, forced: m.forced, stderr: stderrTail(m.handle.RunDir)}
 	if line, yes := m.watch.panicked(); yes {
-		e.panicLine = line
+		e.panicked, e.panicLine = true, line
 	}
 	e.status, e.known = m.process.Status()
 	m.exit = e.exit()
@@ -95,6 +96,8 @@ func (m *machine) event(name string, data []byte) {
 	switch name {
 	case "RESUME":
 		m.resumed = true
+	case "GUEST_PANICKED":
+		m.panicked = true
 	case "SHUTDOWN":
 		var shutdown struct {
 			Reason string `json:"reason"`

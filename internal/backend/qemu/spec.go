@@ -94,6 +94,11 @@ func arguments(id types.VMID, spec types.Spec, in inherited, h hostFacts) ([]str
 	a.object(rngObject{QOMType: "rng-random", ID: "rng0", Filename: "/dev/urandom"})
 	a.device(device{Driver: "virtio-rng-device", ID: "random0", RNG: "rng0"})
 	a.device(device{Driver: "virtio-balloon-device", ID: "balloon0"})
+	// Without a keyboard controller reboot=k has nothing to pull, and some guests hang at their end instead.
+	a.device(device{Driver: "i8042", ID: "keyboard0"})
+	// A guest with the driver says by it that it panicked, and goes on to do what its panic= says.
+	a.device(device{Driver: "pvpanic", ID: "panic0"})
+	a.add("-action", "panic=none")
 	return a, nil
 }
 

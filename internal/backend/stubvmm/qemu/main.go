@@ -75,9 +75,6 @@ func (v *vmm) run() int {
 	for _, m := range v.monitors {
 		go m.serve()
 	}
-	if v.console != nil {
-		go v.console.serve()
-	}
 	go v.guest()
 	if !v.opts.paused {
 		v.cont()

@@ -109,6 +109,9 @@ func (m *monitor) answer(req request) map[string]any {
 	}
 	m.mu.Unlock()
 	v := m.vmm
+	if negotiated {
+		v.console.begin()
+	}
 	switch {
 	case !negotiated:
 		return failure("CommandNotFound", "Expecting capabilities negotiation with 'qmp_capabilities'")
@@ -158,51 +161,4 @@ func (v *vmm) blockStats() []map[string]any {
 		})
 	}
 	return all
-}
-
-// console is the guest's serial port: without a client what it writes is lost, and a client that doesn't read stops it.
-type console struct {
-	listener *net.UnixListener // nil for standard output
-
-	mu   sync.Mutex
-	conn interface{ Write([]byte) (int, error) }
-}
-
-func (c *console) serve() {
-	if c.listener == nil {
-		return
-	}
-	for {
-		conn, err := c.listener.Accept()
-		if err != nil {
-			return
-		}
-		c.set(conn)
-		for buf := make([]byte, 512); err == nil; { // input goes nowhere
-			_, err = conn.Read(buf)
-		}
-		c.set(nil)
-		conn.Close()
-	}
-}
-
-func (c *console) set(conn net.Conn) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.conn = nil
-	if conn != nil {
-		c.conn = conn
-	}
-}
-
-func (c *console) say(line string) {
-	if c == nil {
-		return
-	}
-	c.mu.Lock()
-	conn := c.conn
-	c.mu.Unlock()
-	if conn != nil {
-		_, _ = conn.Write([]byte(line + "\r\n"))
-	}
 }

@@ -68,14 +68,17 @@ func listener(fd int) (*net.UnixListener, error) {
 
 // cont lets the guest run. A guest that runs already is no event.
 func (v *vmm) cont() {
+	v.console.begin()
 	v.mu.Lock()
-	if v.status == "running" || v.over || v.knobs.NotRun {
-		v.mu.Unlock()
+	idle := v.status == "running" || v.over || v.knobs.NotRun
+	v.mu.Unlock()
+	if idle {
 		return
 	}
+	v.event("RESUME", nil) // before the guest can do anything
+	v.mu.Lock()
 	v.setStatus("running")
 	v.mu.Unlock()
-	v.event("RESUME", nil)
 	if v.knobs.Crash {
 		abort()
 	}
