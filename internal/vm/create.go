@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"path/filepath"
 	"reflect"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
@@ -34,16 +35,6 @@ func (m *Manager) Create(ctx context.Context, id types.VMID, spec types.Spec) (I
 // claimID makes a new entry for id, or returns the one that has it.
 func (m *Manager) claimID(id types.VMID) (e *entry, mine bool, err error) {
 	m.mu.Lock()
-	e = m.byID[id]
-	m.mu.Unlock()
-	if e != nil {
-		return e, false, nil
-	}
-	log, err := console.Open(m.vmDir(id)+"/console", m.cfg.ConsoleBytes)
-	if err != nil {
-		return nil, false, types.Errorf(types.KindInternal, "open the console log of VM %s: %w", id, err)
-	}
-	m.mu.Lock()
 	defer m.mu.Unlock()
 	if e := m.byID[id]; e != nil {
 		return e, false, nil
@@ -59,16 +50,26 @@ func (m *Manager) claimID(id types.VMID) (e *entry, mine bool, err error) {
 	e = m.newEntry(store.Record{
 		ID: id, Seq: m.seq, Slot: m.slots.take(), Phase: store.Creating, Backend: m.cfg.Backend.Name(),
 		CreatedAt: now, ModifiedAt: now,
-	}, log)
+	})
 	m.byID[id] = e
 	return e, true, nil
 }
 
-func (m *Manager) newEntry(rec store.Record, log *console.Log) *entry {
+func (m *Manager) newEntry(rec store.Record) *entry {
 	return &entry{
-		m: m, id: rec.ID, rec: rec, console: log, log: m.cfg.Log,
+		m: m, id: rec.ID, rec: rec, log: m.cfg.Log,
 		born: make(chan struct{}), gone: make(chan struct{}),
 	}
+}
+
+// openConsole is for the runner of an entry that has its id: the log of an earlier VM of that id is gone by then.
+func (e *entry) openConsole() error {
+	log, err := console.Open(filepath.Join(e.m.vmDir(e.id), "console"), e.m.cfg.ConsoleBytes)
+	if err != nil {
+		return types.Errorf(types.KindInternal, "open the console log of VM %s: %w", e.id, err)
+	}
+	e.console = log
+	return nil
 }
 
 // createdBefore answers a create for an id that is taken. again says that it no longer is.
@@ -79,6 +80,10 @@ func (e *entry) createdBefore(ctx context.Context, spec types.Spec) (info Info, 
 		return Info{}, false, canceled(ctx)
 	}
 	if e.snapshot.Load() == nil || e.hidden.Load() {
+		if e.stuck.Load() {
+			return Info{}, false, types.Errorf(types.KindUnavailable,
+				"what an earlier VM %s left cannot be removed; metald tries again every few seconds, and its log says why", e.id)
+		}
 		select {
 		case <-e.gone:
 			return Info{}, true, nil
@@ -98,11 +103,12 @@ func (e *entry) createdBefore(ctx context.Context, spec types.Spec) (info Info, 
 func (m *Manager) create(ctx context.Context, e *entry, spec types.Spec) (Info, error) {
 	answer := make(chan error, 1)
 	err := e.enqueue(func() {
-		opCtx, cancel := context.WithTimeout(m.opCtx, launchTimeout)
+		opCtx, cancel := context.WithTimeout(ctx, launchTimeout)
 		defer cancel()
-		defer context.AfterFunc(ctx, cancel)()
+		defer context.AfterFunc(m.opCtx, cancel)()
 		e.rec.Spec = spec
-		answer <- e.create(opCtx)
+		_, err := e.guard(opCtx, func(ctx context.Context) (after, error) { return nil, e.create(ctx) })
+		answer <- err
 	})
 	if err != nil {
 		e.forget()
@@ -118,63 +124,70 @@ func (m *Manager) create(ctx context.Context, e *entry, spec types.Spec) (Info, 
 	return *e.snapshot.Load(), nil
 }
 
-// create is the runner's part. Each step that leaves something adds to the undo that runs if a later one fails.
-func (e *entry) create(ctx context.Context) (err error) {
-	var undo []func() error
-	defer func() {
-		if err != nil {
-			for i := len(undo) - 1; i >= 0; i-- {
-				if uerr := undo[i](); uerr != nil {
-					e.log.Error("a failed create could not be undone; the next start will", "vm", e.id, "error", uerr)
-				}
-			}
-			e.forget()
-		}
-		close(e.born)
-	}()
-	m := e.m
-	f, err := m.resolve(e.id, e.rec.Spec)
+// create is the runner's part. After an error nothing is left, or the id stays taken until nothing is.
+func (e *entry) create(ctx context.Context) error {
+	defer close(e.born)
+	f, err := e.prepare()
 	if err != nil {
+		e.forget()
 		return err
 	}
-	if err := m.claimVolumes(e.id, f.volumes); err != nil {
-		return err
-	}
-	undo = append(undo, func() error { m.releaseVolumes(e.id, f.volumes); return nil })
-	e.rec.Volumes = f.volumes
-	if err := e.save(); err != nil {
-		return errNotSaved
-	}
-	undo = append(undo, func() error { return m.cfg.Store.Delete(e.id) })
-	undo = append(undo, func() error { return m.removeDir(e.id) })
-	if err := m.makeDir(ctx, e.id, m.uid(e.rec.Slot), f); err != nil {
-		return err
-	}
-	machine, err := e.launch(ctx, f)
+	machine, err := e.make(ctx, f)
 	if err != nil {
+		e.rec.Phase = store.Creating
+		e.sweepOut()
 		return err
-	}
-	e.rec.Phase = store.Live
-	e.rec.State = lifecycle.Created
-	if err := e.save(); err != nil {
-		e.discard(machine)
-		return errNotSaved
-	}
-	if ctx.Err() != nil {
-		e.discard(machine)
-		return canceled(ctx)
 	}
 	e.attach(machine)
 	e.publish()
-	m.index.add(e)
+	e.m.index.add(e)
 	return nil
+}
+
+// prepare is what leaves nothing on this host.
+func (e *entry) prepare() (files, error) {
+	if err := e.openConsole(); err != nil {
+		return files{}, err
+	}
+	f, err := e.m.resolve(e.id, e.rec.Spec)
+	if err != nil {
+		return files{}, err
+	}
+	if err := e.m.claimVolumes(e.id, f.volumes); err != nil {
+		return files{}, err
+	}
+	e.rec.Volumes = f.volumes
+	return f, nil
+}
+
+// make makes everything of the VM. After an error its record says what may be left.
+func (e *entry) make(ctx context.Context, f files) (types.Machine, error) {
+	if err := e.save(); err != nil {
+		return nil, errNotSaved
+	}
+	if err := e.m.makeDir(ctx, e.id, e.m.uid(e.rec.Slot), f); err != nil {
+		return nil, err
+	}
+	machine, err := e.launch(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	e.rec.Phase, e.rec.State = store.Live, lifecycle.Created
+	if err = e.save(); err != nil {
+		err = errNotSaved
+	} else if ctx.Err() != nil {
+		err = canceled(ctx)
+	}
+	if err != nil {
+		e.discard(machine)
+		return nil, err
+	}
+	return machine, nil
 }
 
 // forget takes an entry of which nothing is left out of the manager.
 func (e *entry) forget() {
-	if err := e.console.Close(); err != nil {
-		e.log.Warn("close a console log", "vm", e.id, "error", err)
-	}
+	e.closeConsole()
 	e.m.mu.Lock()
 	delete(e.m.byID, e.id)
 	e.m.slots.give(e.rec.Slot)

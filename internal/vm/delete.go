@@ -13,11 +13,11 @@ import (
 // Delete removes a VM and everything that it had on this host. Once it has begun it is finished, by the next
 // metald if need be.
 func (m *Manager) Delete(ctx context.Context, id types.VMID, force bool) error {
-	event := lifecycle.Delete
+	event, do := lifecycle.Delete, m.verb
 	if force {
-		event = lifecycle.ForceDelete
+		event, do = lifecycle.ForceDelete, m.force
 	}
-	_, err := m.verb(ctx, id, func(opCtx context.Context, e *entry) (after, error) {
+	_, err := do(ctx, id, func(opCtx context.Context, e *entry) (after, error) {
 		if _, err := e.next(event); err != nil {
 			return nil, err
 		}
@@ -44,6 +44,7 @@ func (e *entry) delete(ctx context.Context) (after, error) {
 	if endErr != nil {
 		return nil, endErr
 	}
+	e.closeConsole() // or it could make its directory anew
 	if err := e.m.removeDir(e.id); err != nil {
 		return nil, types.Errorf(types.KindInternal, "remove the files of VM %s: %w", e.id, err)
 	}
@@ -64,7 +65,7 @@ func (e *entry) endForDelete(ctx context.Context) error {
 		if e.rec.Handle == nil {
 			return nil
 		}
-		return e.m.cfg.Backend.Reap(ctx, *e.rec.Handle)
+		return e.reap(ctx)
 	}
 	return e.finish(ctx, l, &types.Exit{Reason: types.ReasonForced, Code: -1})
 }

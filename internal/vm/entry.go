@@ -22,13 +22,15 @@ type entry struct {
 	console *console.Log
 	log     *slog.Logger
 
+	restored uint64 // incarnation that the record named when metald started
+
 	born   chan struct{} // closed when the creation has succeeded or failed
 	gone   chan struct{} // closed when nothing of the VM is left, its record included
 	hidden atomic.Bool   // deleted, and soon gone
+	stuck  atomic.Bool   // what is left of it could not be removed yet
 
 	snapshot atomic.Pointer[Info] // what readers see; nil until created
 	live     atomic.Pointer[live] // the VMM; nil when there is none
-	reading  reading
 
 	// Owned by the runner.
 	rec    store.Record
@@ -38,12 +40,17 @@ type entry struct {
 	mu      sync.Mutex
 	queue   []func()
 	running bool
+	forces  int                     // forced verbs that wait or are under way
+	cut     context.CancelCauseFunc // cuts short the verb under way; nil if there is none that may be
 }
 
 // live is one incarnation's VMM.
 type live struct {
 	machine types.Machine
 	ended   chan struct{} // closed when its end was observed and published
+	final   *Info         // what the VM was then; valid once ended is closed
+	reading reading
+	looking bool // the runner's: lookAgain is under way
 }
 
 var errParked = types.Errorf(types.KindUnavailable, "metald is stopping; VMs run on, try again when it is back")
@@ -75,23 +82,53 @@ func (e *entry) run() {
 		op := e.queue[0]
 		e.queue = e.queue[1:]
 		e.mu.Unlock()
-		op()
+		e.safely(op)
 	}
+}
+
+// safely keeps a fault of ours in one operation from ending the daemon, and with it the service of every VM.
+func (e *entry) safely(op func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			e.log.Error("an operation panicked", "vm", e.id, "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	op()
+}
+
+// later has the runner do op after d, unless moot is closed or metald stops before.
+func (e *entry) later(d time.Duration, moot <-chan struct{}, op func()) {
+	e.m.start(func() {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			_ = e.enqueue(op) // refused only when metald stops
+		case <-moot:
+		case <-e.m.stopping:
+		}
+	})
 }
 
 // after is what an operation still has to do once its caller has been answered; may be nil.
 type after func()
 
 // do has the runner do op and waits for its answer. A caller who gives up before op begins takes it back; later
-// op goes on without its caller, within timeout.
-func (e *entry) do(ctx context.Context, timeout time.Duration, op func(context.Context) (after, error)) error {
+// op goes on without its caller, within launchTimeout. ends are called when op has ended, or never begins.
+func (e *entry) do(ctx context.Context, op func(context.Context) (after, error), ends ...func()) error {
 	answer := make(chan error, 1)
+	ended := func() {
+		for _, end := range ends {
+			end()
+		}
+	}
 	err := e.enqueue(func() {
+		defer ended()
 		if ctx.Err() != nil {
 			answer <- canceled(ctx)
 			return
 		}
-		opCtx, cancel := context.WithTimeout(e.m.opCtx, timeout)
+		opCtx, cancel := context.WithTimeout(e.m.opCtx, launchTimeout)
 		defer cancel()
 		then, err := e.guard(opCtx, op)
 		answer <- err
@@ -100,6 +137,7 @@ func (e *entry) do(ctx context.Context, timeout time.Duration, op func(context.C
 		}
 	})
 	if err != nil {
+		ended()
 		return err
 	}
 	select {
@@ -110,7 +148,7 @@ func (e *entry) do(ctx context.Context, timeout time.Duration, op func(context.C
 	}
 }
 
-// guard keeps a fault of ours in one operation from ending the daemon, and with it the service of every VM.
+// guard answers the caller of an operation that hits a fault of ours.
 func (e *entry) guard(ctx context.Context, op func(context.Context) (after, error)) (then after, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -137,7 +175,10 @@ func (e *entry) next(event lifecycle.Event) (lifecycle.State, error) {
 	if err != nil {
 		return state, types.Errorf(types.KindPrecondition, "VM %s: %w", e.id, err)
 	}
-	if e.health != "" && event != lifecycle.Exit && event != lifecycle.ForceDelete && event != lifecycle.ForceShutdown {
+	if e.rec.Phase == store.Deleting && event != lifecycle.Exit && event != lifecycle.Delete && event != lifecycle.ForceDelete {
+		return state, types.Errorf(types.KindPrecondition, "VM %s is being deleted, which did not succeed yet; delete it again", e.id)
+	}
+	if e.live.Load() == nil && e.health != "" && event != lifecycle.Exit && event != lifecycle.ForceDelete && event != lifecycle.ForceShutdown {
 		return state, types.Errorf(types.KindUnavailable, "VM %s: %s", e.id, e.health)
 	}
 	return state, nil
@@ -184,6 +225,14 @@ func (e *entry) keep() { _ = e.save() }
 func (e *entry) park() {
 	if l := e.live.Swap(nil); l != nil {
 		l.machine.Release()
+	}
+	e.closeConsole()
+}
+
+// closeConsole ends everybody who follows the console. Repeatable.
+func (e *entry) closeConsole() {
+	if e.console == nil {
+		return
 	}
 	if err := e.console.Close(); err != nil {
 		e.log.Warn("close a console log", "vm", e.id, "error", err)

@@ -22,20 +22,11 @@ type files struct {
 	clones         map[int]disk.File // per disk that gets a private copy, its template
 }
 
-// resolve finds the files of a spec. It changes nothing.
+// resolve finds the files of a spec that is new. It changes nothing.
 func (m *Manager) resolve(id types.VMID, spec types.Spec) (files, error) {
-	f := files{clones: map[int]disk.File{}}
-	kernel, err := m.cfg.Roots.Resolve(spec.Boot.KernelPath)
+	f, err := m.resolveBoot(spec.Boot)
 	if err != nil {
-		return f, types.FieldErrorf(types.KindInvalid, "config.boot.kernel_path", "%w", err)
-	}
-	f.kernel = kernel.Path
-	if spec.Boot.InitrdPath != "" {
-		initrd, err := m.cfg.Roots.Resolve(spec.Boot.InitrdPath)
-		if err != nil {
-			return f, types.FieldErrorf(types.KindInvalid, "config.boot.initrd_path", "%w", err)
-		}
-		f.initrd = initrd.Path
+		return f, err
 	}
 	for i, d := range spec.Disks {
 		file, err := m.cfg.Roots.Resolve(d.Path)
@@ -51,6 +42,53 @@ func (m *Manager) resolve(id types.VMID, spec types.Spec) (files, error) {
 			path = m.clonePath(id, i)
 		}
 		f.disks = append(f.disks, path)
+	}
+	return f, nil
+}
+
+// resolveBoot finds the kernel and the initrd.
+func (m *Manager) resolveBoot(boot types.Boot) (files, error) {
+	f := files{clones: map[int]disk.File{}}
+	kernel, err := m.cfg.Roots.Resolve(boot.KernelPath)
+	if err != nil {
+		return f, types.FieldErrorf(types.KindInvalid, "config.boot.kernel_path", "%w", err)
+	}
+	f.kernel = kernel.Path
+	if boot.InitrdPath != "" {
+		initrd, err := m.cfg.Roots.Resolve(boot.InitrdPath)
+		if err != nil {
+			return f, types.FieldErrorf(types.KindInvalid, "config.boot.initrd_path", "%w", err)
+		}
+		f.initrd = initrd.Path
+	}
+	return f, nil
+}
+
+// resolveAgain finds the files of a VM that boots again: the very volumes that it holds, and its private copies,
+// whatever became of the templates.
+func (m *Manager) resolveAgain(rec store.Record) (files, error) {
+	f, err := m.resolveBoot(rec.Spec.Boot)
+	if err != nil {
+		return f, err
+	}
+	held := map[int]store.Volume{}
+	for _, v := range rec.Volumes {
+		held[v.Disk] = v
+	}
+	for i, d := range rec.Spec.Disks {
+		v, isVolume := held[i]
+		if !isVolume && !d.ReadOnly {
+			f.disks = append(f.disks, m.clonePath(rec.ID, i))
+			continue
+		}
+		file, err := m.cfg.Roots.Resolve(d.Path)
+		if err != nil {
+			return f, types.FieldErrorf(types.KindInvalid, diskField(i), "%w", err)
+		}
+		if isVolume != (file.Kind == disk.Volume) || isVolume && volume(i, file, d.ReadOnly) != v {
+			return f, types.FieldErrorf(types.KindPrecondition, diskField(i), "another file is at this path than when the VM was created")
+		}
+		f.disks = append(f.disks, file.Path)
 	}
 	return f, nil
 }
@@ -90,13 +128,14 @@ func (m *Manager) releaseVolumes(id types.VMID, volumes []store.Volume) {
 	}
 }
 
-// stillHeld checks that a VM that boots again gets the very volumes that it claimed when it was created.
+// stillHeld checks that nobody else has a volume of a VM that boots again, which two records that hold one file
+// could lead to.
 func (m *Manager) stillHeld(id types.VMID, volumes []store.Volume) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, v := range volumes {
 		if !m.claims.holds(id, v) {
-			return types.FieldErrorf(types.KindPrecondition, diskField(v.Disk), "another file is at this path than when the VM was created")
+			return types.FieldErrorf(types.KindPrecondition, diskField(v.Disk), "another VM holds this volume")
 		}
 	}
 	return nil
@@ -115,6 +154,9 @@ func (m *Manager) makeDir(ctx context.Context, id types.VMID, uid uint32, f file
 		if err := disk.Clone(ctx, template, f.disks[i], int(uid), int(uid)); err != nil {
 			return types.FieldErrorf(kindOfDisk(err), diskField(i), "%w", err)
 		}
+	}
+	if len(f.clones) == 0 {
+		return nil // an empty directory that a power cut takes back is made again
 	}
 	if err := disk.SyncDir(filepath.Dir(m.vmDir(id))); err != nil {
 		return types.Errorf(kindOfDisk(err), "make the directory of VM %s: %w", id, err)

@@ -46,9 +46,8 @@ func (e *entry) hold(machine types.Machine) {
 
 // attach makes machine the VM's own and watches for its end.
 func (e *entry) attach(machine types.Machine) {
-	l := &live{machine: machine, ended: make(chan struct{})}
+	l := &live{machine: machine, ended: make(chan struct{}), reading: reading{asking: make(chan struct{}, 1)}}
 	e.live.Store(l)
-	e.reading.reset()
 	e.m.start(func() {
 		select {
 		case <-machine.Exited():
@@ -98,7 +97,8 @@ func (e *entry) finish(ctx context.Context, l *live, reason *types.Exit) error {
 	}
 	e.log.Info("a VMM ended", "vm", e.id, "incarnation", e.rec.Incarnation, "reason", exit.Reason, "detail", exit.Detail)
 	e.ended(*exit)
-	e.live.CompareAndSwap(l, nil)
+	e.live.Store(nil)
+	l.final = e.snapshot.Load()
 	close(l.ended)
 	return nil
 }

@@ -52,8 +52,9 @@ type Manager struct {
 const (
 	launchTimeout = 60 * time.Second
 	verbTimeout   = 20 * time.Second
+	lookTimeout   = 5 * time.Second // for a VMM to say how it is, and to be adopted
 	parkTimeout   = 10 * time.Second
-	adoptRetry    = 2 * time.Second
+	retryAfter    = 2 * time.Second // of what did not work and must
 	askEvery      = 2 * time.Second
 	maxLaunches   = 32
 )

@@ -17,15 +17,8 @@ type reboot struct {
 // Reboot shuts down as Shutdown does and boots a new incarnation with the same disks.
 func (m *Manager) Reboot(ctx context.Context, id types.VMID, force bool, timeout time.Duration) (Info, error) {
 	if force {
-		return m.verb(ctx, id, func(opCtx context.Context, e *entry) (after, error) {
-			if _, err := e.next(lifecycle.ForceReboot); err != nil {
-				return nil, err
-			}
-			e.dropReboot("the VM was rebooted by force")
-			if err := e.end(opCtx); err != nil {
-				return nil, err
-			}
-			return e.keep, e.boot(opCtx)
+		return m.force(ctx, id, func(opCtx context.Context, e *entry) (after, error) {
+			return e.keep, e.forceReboot(opCtx)
 		})
 	}
 	done := make(chan error, 1)
@@ -48,6 +41,46 @@ func (m *Manager) Reboot(ctx context.Context, id types.VMID, force bool, timeout
 	return m.Get(id)
 }
 
+// forceReboot records the intent, then ends the VMM and boots the next.
+func (e *entry) forceReboot(ctx context.Context) error {
+	if _, err := e.next(lifecycle.ForceReboot); err != nil {
+		return err
+	}
+	e.dropReboot("the VM was rebooted by force")
+	if err := e.intendBoot(launchTimeout); err != nil {
+		return err
+	}
+	if err := e.end(ctx); err != nil {
+		e.rec.RebootBy = time.Time{}
+		return err
+	}
+	return e.rebootNow(ctx)
+}
+
+// intendBoot saves that an end of the VMM, within a time, is followed by a boot.
+func (e *entry) intendBoot(within time.Duration) error {
+	e.rec.RebootBy = e.m.cfg.Now().Add(within)
+	if err := e.save(); err != nil {
+		e.rec.RebootBy = time.Time{}
+		return errNotSaved
+	}
+	return nil
+}
+
+// rebootNow boots a VM that was shut down in order to boot again. The record keeps the intent until that is done,
+// or has not worked, so that a metald that dies on the way finishes it when it is back.
+func (e *entry) rebootNow(ctx context.Context) error {
+	e.rec.RebootBy = e.m.cfg.Now().Add(launchTimeout)
+	err := e.boot(ctx)
+	if err != nil {
+		e.log.Error("a VM could not be booted again after it was shut down for a reboot", "vm", e.id, "error", err)
+	}
+	if e.m.opCtx.Err() == nil {
+		e.rec.RebootBy = time.Time{}
+	}
+	return err
+}
+
 // askReboot records the intent, then asks the guest: a metald that dies in between finishes the reboot when it
 // is back.
 func (e *entry) askReboot(ctx context.Context, done chan error, timeout time.Duration) error {
@@ -57,10 +90,8 @@ func (e *entry) askReboot(ctx context.Context, done chan error, timeout time.Dur
 	if e.reboot != nil {
 		return types.Errorf(types.KindAborted, "VM %s is being rebooted by another request", e.id)
 	}
-	e.rec.RebootBy = e.m.cfg.Now().Add(timeout)
-	if err := e.save(); err != nil {
-		e.rec.RebootBy = time.Time{}
-		return errNotSaved
+	if err := e.intendBoot(timeout); err != nil {
+		return err
 	}
 	e.waitReboot(done, timeout)
 	if _, err := e.ask(ctx, lifecycle.AskReboot, timeout); err != nil {
@@ -100,6 +131,7 @@ func (e *entry) takeReboot() *reboot {
 // dropReboot ends a pending reboot because something else was asked for.
 func (e *entry) dropReboot(why string) {
 	if r := e.takeReboot(); r != nil {
+		e.keep()
 		r.done <- types.Errorf(types.KindAborted, "the reboot was given up: %s", why)
 	}
 }
@@ -107,9 +139,5 @@ func (e *entry) dropReboot(why string) {
 // bootAfterExit finishes a reboot whose guest has powered off.
 func (e *entry) bootAfterExit(ctx context.Context) {
 	r := e.takeReboot()
-	err := e.boot(ctx)
-	if err != nil {
-		e.log.Error("a VM could not be booted again after it was shut down for a reboot", "vm", e.id, "error", err)
-	}
-	r.done <- err
+	r.done <- e.rebootNow(ctx)
 }

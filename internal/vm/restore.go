@@ -1,17 +1,19 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"io/fs"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/store"
@@ -54,6 +56,8 @@ func (m *Manager) Restore(ctx context.Context) error {
 // reserve takes what the records hold before anybody can ask for it.
 func (m *Manager) reserve(records []store.Record) {
 	used := map[uint32]bool{}
+	// What a deletion that was cut short still holds may have gone to another VM since.
+	slices.SortStableFunc(records, func(a, b store.Record) int { return cmp.Compare(rank(a), rank(b)) })
 	for _, rec := range records {
 		used[rec.Slot] = true
 		m.seq = max(m.seq, rec.Seq)
@@ -66,6 +70,13 @@ func (m *Manager) reserve(records []store.Record) {
 		}
 	}
 	m.slots.reserve(used)
+}
+
+func rank(rec store.Record) int {
+	if rec.Phase == store.Live {
+		return 0
+	}
+	return 1
 }
 
 // deviceNow returns the device number that a volume's filesystem has now: numbers may change when the host
@@ -136,22 +147,22 @@ func classify(rec store.Record, f found) action {
 
 // restore takes over one VM. Its error stops the start; what concerns one VM only is logged.
 func (m *Manager) restore(ctx context.Context, rec store.Record) error {
-	log, err := console.Open(filepath.Join(m.vmDir(rec.ID), "console"), m.cfg.ConsoleBytes)
-	if err != nil {
+	e := m.newEntry(rec)
+	e.restored = rec.Incarnation
+	if err := e.openConsole(); err != nil {
 		return err
 	}
-	e := m.newEntry(rec, log)
 	close(e.born)
+	m.mu.Lock()
+	m.byID[e.id] = e
+	m.mu.Unlock()
 	done := make(chan struct{})
-	err = e.enqueue(func() {
+	err := e.enqueue(func() {
 		defer close(done)
 		if rec.Phase != store.Live {
-			e.sweepOut(ctx)
+			e.sweepOut()
 			return
 		}
-		m.mu.Lock()
-		m.byID[e.id] = e
-		m.mu.Unlock()
 		e.takeOver(ctx)
 		m.index.add(e)
 	})
@@ -173,22 +184,20 @@ func (e *entry) takeOver(ctx context.Context) {
 
 // find looks for the VMM of the record.
 func (e *entry) find(ctx context.Context) (types.Machine, found) {
-	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	machine, err := e.m.cfg.Backend.Adopt(ctx, types.AdoptRequest{Handle: *e.rec.Handle, Spec: e.rec.Spec, Console: e.console})
 	if errors.Is(err, types.ErrGone) {
 		return nil, foundGone
 	}
 	if err != nil {
-		e.log.Error("a VMM could not be adopted", "vm", e.id, "error", err)
-		return nil, foundMute
+		return nil, e.mute(err)
 	}
 	state, err := machine.State(ctx)
 	switch {
 	case err != nil:
-		e.log.Error("an adopted VMM does not answer", "vm", e.id, "error", err)
 		machine.Release()
-		return nil, foundMute
+		return nil, e.mute(err)
 	case state == lifecycle.Created:
 		return machine, foundCreated
 	case state == lifecycle.Running:
@@ -197,6 +206,15 @@ func (e *entry) find(ctx context.Context) (types.Machine, found) {
 		return machine, foundPaused
 	}
 	return machine, foundEnded
+}
+
+// mute reports a VMM that could not be taken over.
+func (e *entry) mute(err error) found {
+	if e.health == "" {
+		e.log.Error("a VMM could not be taken over; metald tries again", "vm", e.id, "error", err)
+	}
+	e.health = fmt.Sprintf("its VMM could not be taken over: %v; metald tries again every few seconds", err)
+	return foundMute
 }
 
 // settle makes the VM what was found.
@@ -208,8 +226,8 @@ func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f
 		e.health = ""
 		e.hold(machine)
 		e.attach(machine)
-		e.resumeReboot()
 		e.adopted(map[found]lifecycle.State{foundCreated: lifecycle.Created, foundRunning: lifecycle.Running, foundPaused: lifecycle.Paused}[f])
+		e.resumeReboot(ctx)
 	case actExit:
 		exit := e.unobserved()
 		if h := e.rec.Handle; h != nil {
@@ -221,27 +239,21 @@ func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f
 		e.keep()
 		e.rebootIfDue(ctx)
 	case actReap:
-		e.discard(machine)
-		if e.rec.State == lifecycle.Shutdown {
-			e.publish()
-		} else {
-			e.ended(machine.Exit())
-		}
-		e.keep()
-	case actRetry:
-		e.health = "its VMM is alive and does not answer; metald asks again every few seconds"
+		e.hold(machine)
+		e.attach(machine)
 		e.publish()
-		time.AfterFunc(adoptRetry, func() { _ = e.enqueue(e.findAgain) }) // refused only when metald stops
+		e.observeExit(e.live.Load())
+		e.rebootIfDue(ctx)
+	case actRetry:
+		e.publish()
+		e.later(retryAfter, e.gone, e.findAgain)
 	}
 }
 
 // adopted enters the state that the VMM was seen in.
 func (e *entry) adopted(state lifecycle.State) {
-	if state != lifecycle.Created && e.rec.BootedAt.IsZero() {
-		e.rec.BootedAt = e.m.cfg.Now() // when it was first seen to run
-	}
 	changed := state != e.rec.State
-	e.enter(state)
+	e.sees(state)
 	if changed {
 		e.keep()
 	}
@@ -262,7 +274,7 @@ func (e *entry) unobserved() types.Exit {
 	if boot, err := bootID(); err == nil && e.rec.Handle != nil && boot != e.rec.Handle.Process.BootID {
 		return types.Exit{Reason: types.ReasonHostReboot, Code: -1}
 	}
-	return types.Exit{Reason: types.ReasonUnobserved, Detail: "it ended while metald was not running", Code: -1}
+	return types.Exit{Reason: types.ReasonUnobserved, Detail: "it ended while metald could not watch it", Code: -1}
 }
 
 func bootID() (string, error) {
@@ -270,65 +282,72 @@ func bootID() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return string(b[:len(b)-1]), nil
+	return strings.TrimSpace(string(b)), nil
 }
 
-// resumeReboot goes on waiting for a guest that an earlier metald asked to power off for a reboot.
-func (e *entry) resumeReboot() {
-	if left := e.rec.RebootBy.Sub(e.m.cfg.Now()); left > 0 {
-		e.waitReboot(make(chan error, 1), left)
+// resumeReboot goes on with a reboot that an earlier metald was asked for. Whether it came to asking the guest is
+// not known, so it is asked again.
+func (e *entry) resumeReboot(ctx context.Context) {
+	left := e.rec.RebootBy.Sub(e.m.cfg.Now())
+	if _, err := e.next(lifecycle.AskReboot); err != nil || left <= 0 {
+		e.rec.RebootBy = time.Time{}
+		return
+	}
+	e.waitReboot(make(chan error, 1), left)
+	if _, err := e.ask(ctx, lifecycle.AskReboot, left); err != nil {
+		e.log.Error("a guest could not be asked to power off for a reboot", "vm", e.id, "error", err)
 	}
 }
 
-// rebootIfDue boots a VM whose guest powered off for a reboot while metald was away.
+// rebootIfDue boots a VM whose VMM ended for a reboot while metald was away.
 func (e *entry) rebootIfDue(ctx context.Context) {
-	due := e.rec.RebootBy.After(e.m.cfg.Now())
-	e.rec.RebootBy = time.Time{}
-	if !due {
+	if e.rec.State == lifecycle.Shutdown && e.rec.RebootBy.After(e.m.cfg.Now()) {
+		_ = e.rebootNow(ctx) // which logs why not
+		e.keep()
 		return
 	}
-	if err := e.boot(ctx); err != nil {
-		e.log.Error("a VM could not be booted again after it was shut down for a reboot", "vm", e.id, "error", err)
-	}
-	e.keep()
+	e.rec.RebootBy = time.Time{}
 }
 
-// sweepOut finishes a deletion, or undoes a creation, that an earlier metald began.
-func (e *entry) sweepOut(ctx context.Context) {
-	m := e.m
-	var err error
-	if e.rec.Handle != nil {
-		err = m.cfg.Backend.Reap(ctx, *e.rec.Handle)
-	}
-	if err == nil {
-		err = m.removeDir(e.id)
-	}
-	if err == nil {
-		err = m.cfg.Store.Delete(e.id)
-	}
-	if err != nil {
-		e.log.Error("what is left of a VM could not be removed; the next start tries again", "vm", e.id, "error", err)
+// sweepOut removes a VM whose creation failed or whose deletion was cut short, and its entry. Until that is done
+// the id stays taken and the record stays: there is never a VMM that nobody knows of.
+func (e *entry) sweepOut() {
+	if err := e.remove(); err != nil {
+		e.log.Error("what is left of a VM could not be removed; metald tries again", "vm", e.id, "error", err)
+		if !e.stuck.Swap(true) {
+			e.keep()
+		}
+		e.later(retryAfter, e.gone, e.sweepOut)
 		return
 	}
-	m.releaseVolumes(e.id, e.rec.Volumes)
+	e.m.releaseVolumes(e.id, e.rec.Volumes)
 	e.forget()
+}
+
+// remove ends the VMM that the record names, if there is one, and removes the VM's files and then its record.
+func (e *entry) remove() error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.m.opCtx), verbTimeout)
+	defer cancel()
+	if e.rec.Handle != nil {
+		if err := e.m.cfg.Backend.Reap(ctx, *e.rec.Handle); err != nil {
+			return err
+		}
+		e.rec.Handle = nil
+	}
+	e.closeConsole()
+	if err := e.m.removeDir(e.id); err != nil {
+		return err
+	}
+	return e.m.cfg.Store.Delete(e.id)
 }
 
 // sweep removes directories that belong to no VM.
 func (m *Manager) sweep() error {
-	owned := map[string]bool{}
-	m.mu.Lock()
-	for id, e := range m.byID {
-		owned[m.vmDir(id)] = true
-		if info := e.snapshot.Load(); info.PID != 0 {
-			owned[m.runDir(id, info.Incarnation)] = true
-		}
-	}
-	m.mu.Unlock()
+	owned := m.ownedDirs()
 	for _, parent := range []string{"vms", "run"} {
 		parent = filepath.Join(m.cfg.StateDir, parent)
 		entries, err := os.ReadDir(parent)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil {
 			return err
 		}
 		for _, entry := range entries {
@@ -343,4 +362,20 @@ func (m *Manager) sweep() error {
 		}
 	}
 	return nil
+}
+
+// ownedDirs is every directory that a VM needs, and those that could not be removed yet.
+func (m *Manager) ownedDirs() map[string]bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	owned := map[string]bool{}
+	for id, e := range m.byID {
+		owned[m.vmDir(id)] = true
+		if info := e.snapshot.Load(); info == nil {
+			owned[m.runDir(id, e.restored)] = true
+		} else if info.PID != 0 {
+			owned[m.runDir(id, info.Incarnation)] = true
+		}
+	}
+	return owned
 }

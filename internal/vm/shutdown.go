@@ -13,7 +13,7 @@ import (
 // other requests for the VM, a forced shutdown among them, are served meanwhile.
 func (m *Manager) Shutdown(ctx context.Context, id types.VMID, force bool, timeout time.Duration) (Info, error) {
 	if force {
-		return m.verb(ctx, id, func(opCtx context.Context, e *entry) (after, error) {
+		return m.force(ctx, id, func(opCtx context.Context, e *entry) (after, error) {
 			if _, err := e.next(lifecycle.ForceShutdown); err != nil {
 				return nil, err
 			}
@@ -23,10 +23,11 @@ func (m *Manager) Shutdown(ctx context.Context, id types.VMID, force bool, timeo
 	}
 	var asked *live
 	info, err := m.verb(ctx, id, func(opCtx context.Context, e *entry) (_ after, err error) {
-		asked, err = e.ask(opCtx, lifecycle.AskShutdown, timeout)
-		if err == nil {
-			e.dropReboot("the VM was asked to shut down")
+		if _, err := e.next(lifecycle.AskShutdown); err != nil {
+			return nil, err
 		}
+		e.dropReboot("the VM was asked to shut down")
+		asked, err = e.ask(opCtx, lifecycle.AskShutdown, timeout)
 		return nil, err
 	})
 	if err != nil || asked == nil {
@@ -35,49 +36,44 @@ func (m *Manager) Shutdown(ctx context.Context, id types.VMID, force bool, timeo
 	if err := m.await(ctx, asked, timeout); err != nil {
 		return info, err
 	}
-	return m.Get(id)
+	return *asked.final, nil // it may have been booted again since
 }
 
 // ask has the machine ask its guest to power off, and again until timeout has passed. It returns nil where the VM
 // is shut down already.
 func (e *entry) ask(ctx context.Context, event lifecycle.Event, timeout time.Duration) (*live, error) {
-	if _, err := e.next(event); err != nil {
-		return nil, err
-	}
 	l := e.live.Load()
 	if e.rec.State == lifecycle.Shutdown || l == nil {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
-	defer cancel()
-	if err := l.machine.Shutdown(ctx); err != nil {
-		select {
-		case <-l.machine.Exited(): // it ended before it could be asked: that is what was wanted
-		default:
-			return nil, err
-		}
+	err := e.command(ctx, l, event, e.rec.State, l.machine.Shutdown)
+	select {
+	case <-l.machine.Exited(): // before it could be asked, or at once: that is what was wanted
+		return l, nil
+	default:
 	}
-	e.askAgain(l, e.m.cfg.Now().Add(timeout))
-	return l, nil
+	if err == nil {
+		e.askAgain(l, e.m.cfg.Now().Add(timeout))
+	}
+	return l, err
 }
 
 // askAgain asks every askEvery until the guest has ended or the time is over. A guest whose kernel is still
 // starting does not see a power button, so asking once could be asking in vain.
 func (e *entry) askAgain(l *live, until time.Time) {
-	again := func() {
+	e.later(askEvery, l.ended, func() {
 		if e.live.Load() != l || e.m.cfg.Now().After(until) {
 			return
 		}
 		if e.rec.State == lifecycle.Running {
-			ctx, cancel := context.WithTimeout(e.m.opCtx, verbTimeout)
+			ctx, cancel := context.WithTimeout(e.m.opCtx, lookTimeout)
 			defer cancel()
 			if err := l.machine.Shutdown(ctx); err != nil {
 				e.log.Debug("a guest could not be asked again to power off", "vm", e.id, "error", err)
 			}
 		}
 		e.askAgain(l, until)
-	}
-	time.AfterFunc(askEvery, func() { _ = e.enqueue(again) }) // refused only when metald stops
+	})
 }
 
 // await waits until the end of l was observed.
@@ -99,8 +95,15 @@ func (m *Manager) await(ctx context.Context, l *live, timeout time.Duration) err
 // end ends the VMM at once. A VM without one is shut down already.
 func (e *entry) end(ctx context.Context) error {
 	l := e.live.Load()
+	if l == nil && e.rec.Handle == nil {
+		return nil
+	}
 	if l == nil {
-		return e.reap(ctx)
+		if err := e.reap(ctx); err != nil {
+			return err
+		}
+		e.keep()
+		return nil
 	}
 	reason := &types.Exit{Reason: types.ReasonForced, Code: -1}
 	select {
@@ -117,13 +120,9 @@ func (e *entry) end(ctx context.Context) error {
 
 // reap ends a VMM that metald could not adopt.
 func (e *entry) reap(ctx context.Context) error {
-	if e.rec.Handle == nil {
-		return nil
-	}
 	if err := e.m.cfg.Backend.Reap(ctx, *e.rec.Handle); err != nil {
 		return err
 	}
 	e.ended(types.Exit{Reason: types.ReasonForced, Code: -1})
-	e.keep()
 	return nil
 }

@@ -1,8 +1,10 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
@@ -21,6 +23,9 @@ func (m *Manager) Boot(ctx context.Context, id types.VMID) (Info, error) {
 // Pause stops the guest's vCPUs.
 func (m *Manager) Pause(ctx context.Context, id types.VMID) (Info, error) {
 	return m.verb(ctx, id, func(opCtx context.Context, e *entry) (after, error) {
+		if _, err := e.next(lifecycle.Pause); err != nil {
+			return nil, err
+		}
 		return e.keep, e.drive(opCtx, lifecycle.Pause, types.Machine.Pause)
 	})
 }
@@ -28,6 +33,9 @@ func (m *Manager) Pause(ctx context.Context, id types.VMID) (Info, error) {
 // Resume lets a paused guest go on.
 func (m *Manager) Resume(ctx context.Context, id types.VMID) (Info, error) {
 	return m.verb(ctx, id, func(opCtx context.Context, e *entry) (after, error) {
+		if _, err := e.next(lifecycle.Resume); err != nil {
+			return nil, err
+		}
 		return e.keep, e.drive(opCtx, lifecycle.Resume, types.Machine.Resume)
 	})
 }
@@ -41,8 +49,63 @@ func (m *Manager) verb(ctx context.Context, id types.VMID, op func(context.Conte
 	if err != nil {
 		return Info{}, err
 	}
-	err = e.do(ctx, launchTimeout, func(opCtx context.Context) (after, error) { return op(opCtx, e) })
+	err = e.do(ctx, func(opCtx context.Context) (after, error) {
+		opCtx, done, err := e.giveWay(opCtx)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+		then, err := op(opCtx, e)
+		if err != nil && context.Cause(opCtx) == errForced {
+			err = errForced
+		}
+		return then, err
+	})
 	return *e.snapshot.Load(), err
+}
+
+// force is verb for what ends the VMM: it does not wait for one that keeps another verb waiting.
+func (m *Manager) force(ctx context.Context, id types.VMID, op func(context.Context, *entry) (after, error)) (Info, error) {
+	e, err := m.lookup(id)
+	if err != nil {
+		return Info{}, err
+	}
+	err = e.do(ctx, func(opCtx context.Context) (after, error) { return op(opCtx, e) }, e.startForce())
+	return *e.snapshot.Load(), err
+}
+
+var errForced = types.Errorf(types.KindAborted, "another request ended the VMM by force")
+
+// startForce cuts short the verb under way, and has those in the queue give way until the function returned is
+// called.
+func (e *entry) startForce() (end func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.forces++
+	if e.cut != nil {
+		e.cut(errForced)
+	}
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.forces--
+	}
+}
+
+// giveWay begins a verb that a forced one may cut short.
+func (e *entry) giveWay(ctx context.Context) (context.Context, func(), error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.forces > 0 {
+		return ctx, nil, errForced
+	}
+	ctx, e.cut = context.WithCancelCause(ctx)
+	return ctx, func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.cut(nil)
+		e.cut = nil
+	}, nil
 }
 
 // boot launches a VMM if there is none, and starts its guest.
@@ -61,11 +124,11 @@ func (e *entry) boot(ctx context.Context) error {
 
 // relaunch gives a VM that was shut down the VMM of its next incarnation.
 func (e *entry) relaunch(ctx context.Context) error {
-	f, err := e.m.resolve(e.id, e.rec.Spec)
+	f, err := e.m.resolveAgain(e.rec)
 	if err != nil {
 		return err
 	}
-	if err := e.m.stillHeld(e.id, f.volumes); err != nil {
+	if err := e.m.stillHeld(e.id, e.rec.Volumes); err != nil {
 		return err
 	}
 	machine, err := e.launch(ctx, f)
@@ -77,7 +140,8 @@ func (e *entry) relaunch(ctx context.Context) error {
 	return nil
 }
 
-// drive makes the machine do what event asks, and believes it only when the state was observed.
+// drive makes the machine do what event asks. The machine answers yes when it has seen itself in the new state; after
+// any other answer the manager looks for itself.
 func (e *entry) drive(ctx context.Context, event lifecycle.Event, do func(types.Machine, context.Context) error) error {
 	want, err := e.next(event)
 	if err != nil {
@@ -87,40 +151,96 @@ func (e *entry) drive(ctx context.Context, event lifecycle.Event, do func(types.
 	if l == nil {
 		return types.Errorf(types.KindUnavailable, "VM %s has no VMM", e.id)
 	}
-	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
-	defer cancel()
-	if err := do(l.machine, ctx); err != nil {
-		return e.because(l, event, err)
-	}
-	got, err := l.machine.State(ctx)
-	if err != nil {
-		return e.because(l, event, err)
-	}
-	if got == lifecycle.Shutdown {
-		// The guest has ended already; its exit is about to be observed.
-		return types.Errorf(types.KindUnavailable, "VM %s: the guest ended as soon as it was asked to %s", e.id, event)
-	}
-	if event == lifecycle.Boot {
-		e.rec.BootedAt = e.m.cfg.Now()
-	}
-	e.enter(got)
-	if got != want {
-		return types.Errorf(types.KindInternal, "VM %s is %s after it was asked to %s", e.id, got, event)
-	}
-	return nil
+	return e.command(ctx, l, event, want, func(ctx context.Context) error { return do(l.machine, ctx) })
 }
 
-// because explains an error of a VMM that may have ended in the meantime.
-func (e *entry) because(l *live, event lifecycle.Event, err error) error {
-	select {
-	case <-l.machine.Exited():
-		exit := l.machine.Exit()
-		msg := exit.Reason
-		if exit.Detail != "" {
-			msg += ": " + exit.Detail
-		}
-		return types.Errorf(types.KindUnavailable, "VM %s: the VMM ended when asked to %s (%s)", e.id, event, msg)
-	default:
+// command gives a machine a command that leads to want, and looks at what became of it where it did not succeed. A VMM that does not answer is reported
+// in Health, and looked at again until it does.
+func (e *entry) command(ctx context.Context, l *live, event lifecycle.Event, want lifecycle.State, give func(context.Context) error) error {
+	giveCtx, cancel := context.WithTimeout(ctx, verbTimeout)
+	defer cancel()
+	err := give(giveCtx)
+	if err == nil {
+		e.sees(want)
+		return nil
+	}
+	if ctx.Err() != nil {
+		e.unanswered(l, event) // whether it was obeyed is for later to see
 		return err
 	}
+	got, lookErr := e.look(ctx, l)
+	switch {
+	case got == lifecycle.Shutdown:
+		e.observeExit(l)
+		return types.Errorf(types.KindUnavailable, "VM %s: the VMM ended when asked to %s (%s)", e.id, event, l.how())
+	case lookErr != nil:
+		e.unanswered(l, event)
+		return cmp.Or(err, lookErr)
+	}
+	e.sees(got)
+	return err
+}
+
+// look asks a machine for its state. One whose VMM has ended is Shutdown.
+func (e *entry) look(ctx context.Context, l *live) (lifecycle.State, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	state, err := l.machine.State(ctx)
+	select {
+	case <-l.machine.Exited():
+		return lifecycle.Shutdown, nil
+	default:
+		return state, err
+	}
+}
+
+// sees enters a state that was observed. A VM that was shut down is not created again: its new VMM runs, or is
+// none of it.
+func (e *entry) sees(state lifecycle.State) {
+	e.health = ""
+	if state == lifecycle.Created && e.rec.State == lifecycle.Shutdown {
+		return
+	}
+	if state != lifecycle.Created && e.rec.BootedAt.IsZero() {
+		e.rec.BootedAt = e.m.cfg.Now()
+	}
+	e.enter(state)
+}
+
+// unanswered reports a VMM that is alive and does not answer, and looks at it again later.
+func (e *entry) unanswered(l *live, event lifecycle.Event) {
+	e.health = fmt.Sprintf("its VMM did not answer when asked to %s; metald looks again every few seconds", event)
+	e.publish()
+	if !l.looking {
+		l.looking = true
+		e.later(retryAfter, l.ended, func() { e.lookAgain(l) })
+	}
+}
+
+func (e *entry) lookAgain(l *live) {
+	if l.looking = false; e.live.Load() != l || e.health == "" {
+		return
+	}
+	state, err := e.look(e.m.opCtx, l)
+	switch {
+	case state == lifecycle.Shutdown:
+		e.observeExit(l)
+	case err != nil:
+		l.looking = true
+		e.later(retryAfter, l.ended, func() { e.lookAgain(l) })
+	default:
+		e.sees(state)
+		e.keep()
+	}
+}
+
+// how says for people how a VMM ended, once that was observed.
+func (l *live) how() string {
+	switch {
+	case l.final == nil:
+		return "and does not go away"
+	case l.final.Exit.Detail == "":
+		return l.final.Exit.Reason
+	}
+	return l.final.Exit.Reason + ": " + l.final.Exit.Detail
 }

@@ -39,7 +39,7 @@ func killedBeforeBoot(t *testing.T, s *site) {
 
 func endsItself(exit, reason string) func(*testing.T, *site) {
 	return func(_ *testing.T, s *site) {
-		s.guest("a", guest.ArgExit+"="+exit)
+		s.guest("a", guest.ArgExit+"="+exit, guest.ArgAfter+"=300ms")
 		s.wantExit(s.reaches("a", lifecycle.Shutdown, s.h.BootTimeout), reason)
 	}
 }

@@ -24,6 +24,7 @@ const (
 // accelerator decides what runs the guests' code, once.
 type accelerator struct {
 	mode   string
+	probe  func() verdict
 	canary func(context.Context) (verdict, error)
 	log    *slog.Logger
 
@@ -77,7 +78,7 @@ func (a *accelerator) apply(v verdict) (string, error) {
 // try goes up the levels at which KVM can fail: the device, its interface, and a guest that comes up. Final is false
 // where the last could not be tried, for want of a kernel that may be there later.
 func (a *accelerator) try(ctx context.Context) (v verdict, final bool, err error) {
-	if v = probeKVM(); !v.Usable {
+	if v = a.probe(); !v.Usable {
 		return v, true, nil
 	}
 	v, err = a.canary(ctx)

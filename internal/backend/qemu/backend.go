@@ -11,6 +11,7 @@ import (
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 )
 
@@ -26,7 +27,7 @@ const handleVersion = 1
 // Config is what a Backend needs. Supervisor, Drainer and Log are required.
 type Config struct {
 	Binary       string // absolute path of qemu-system-x86_64; "" looks on PATH each time one is needed
-	Accel        string // "auto", "kvm" or "tcg"; "" is auto
+	Accel        string // "auto", "kvm" or "tcg"
 	StateDir     string // where the verdict about KVM is kept; "" keeps it in memory only
 	CanaryKernel string // kernel of the trial boot that decides about KVM; "" means that auto never takes KVM
 
@@ -45,11 +46,9 @@ type Backend struct {
 
 var _ types.Backend = (*Backend)(nil)
 
-// New returns a Backend. It starts nothing; Prepare does what can be done before the first VM.
+// New returns a Backend. It touches nothing of the host but /proc/cpuinfo; Prepare does what can be done before the
+// first VM.
 func New(cfg Config) (*Backend, error) {
-	if cfg.Accel == "" {
-		cfg.Accel = accelAuto
-	}
 	switch cfg.Accel {
 	case accelAuto, accelKVM, accelTCG:
 	default:
@@ -59,7 +58,7 @@ func New(cfg Config) (*Backend, error) {
 		return nil, fmt.Errorf("QEMU's path %q is not absolute", cfg.Binary)
 	}
 	b := &Backend{cfg: cfg, tscKHz: hostTSC()}
-	b.accel = accelerator{mode: cfg.Accel, turn: make(chan struct{}, 1), canary: b.canary, log: cfg.Log}
+	b.accel = accelerator{mode: cfg.Accel, turn: make(chan struct{}, 1), probe: probeKVM, canary: b.canary, log: cfg.Log}
 	return b, nil
 }
 
@@ -131,5 +130,5 @@ func (b *Backend) Reap(ctx context.Context, h types.Handle) error {
 			return fmt.Errorf("reap QEMU of VM %s: %w", h.VM, err)
 		}
 	}
-	return vmmprocess.RemoveDir(h.RunDir)
+	return dir.Remove(h.RunDir)
 }

@@ -98,7 +98,7 @@ func tryKVM(ctx context.Context, binary string, kernel *os.File) verdict {
 // canaryArguments boots the kernel that is open as fd with its console on standard output.
 func canaryArguments(fd int) []string {
 	return []string{
-		"-name", "guest=kvm-canary", "-machine", "microvm,acpi=on,rtc=on", "-accel", "kvm", "-cpu", "host", "-m", "128M", "-smp", "1",
+		"-name", "guest=kvm-canary,debug-threads=on", "-machine", "microvm,acpi=on,rtc=on", "-accel", "kvm", "-cpu", "host", "-m", "128M", "-smp", "1",
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-sandbox", sandbox,
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-kernel", fmt.Sprintf("/proc/self/fd/%d", fd), "-append", "console=ttyS0 reboot=t panic=-1",

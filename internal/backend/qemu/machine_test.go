@@ -46,8 +46,7 @@ func TestLifeOfAVM(t *testing.T) {
 			t.Errorf("CPU time went from %s to %s", before.CPUTime, after.CPUTime)
 		}
 
-		must(t, v.Shutdown(t.Context()))
-		x := v.wantExit(types.ReasonGuestShutdown, patience)
+		x := v.powerOff()
 		if x.Code != 0 || x.Signal != 0 {
 			t.Errorf("exit %+v", x)
 		}
@@ -146,7 +145,7 @@ func TestAdoptedVMGoesOn(t *testing.T) {
 		screen := new(screen)
 		m, err := second.Adopt(t.Context(), types.AdoptRequest{Handle: v.Handle(), Spec: v.req.Spec, Console: screen})
 		must(t, err)
-		adopted := &vm{machine: m.(*machine), t: t, screen: screen, req: v.req}
+		adopted := &testVM{machine: m.(*machine), t: t, screen: screen, req: v.req}
 		t.Cleanup(func() { must(t, adopted.Destroy(context.Background())) })
 		adopted.want(lifecycle.Running)
 		if len(screen.notes) != 1 || !strings.Contains(screen.notes[0], "not observed") {
@@ -159,8 +158,7 @@ func TestAdoptedVMGoesOn(t *testing.T) {
 		if u, err := adopted.Usage(t.Context()); err != nil || u.CPUTime == nil || u.Disks["root"].ReadBytes == 0 {
 			t.Errorf("usage %+v, %v", u, err)
 		}
-		must(t, adopted.Shutdown(t.Context()))
-		adopted.wantExit(types.ReasonGuestShutdown, patience)
+		adopted.powerOff()
 		must(t, adopted.Destroy(t.Context()))
 		adopted.wantGone()
 	})
@@ -172,7 +170,7 @@ func TestKilledWhileAdopted(t *testing.T) {
 		v.Release()
 		m, err := r.another().Adopt(t.Context(), types.AdoptRequest{Handle: v.Handle(), Spec: v.req.Spec, Console: io.Discard})
 		must(t, err)
-		adopted := &vm{machine: m.(*machine), t: t, screen: v.screen, req: v.req}
+		adopted := &testVM{machine: m.(*machine), t: t, screen: v.screen, req: v.req}
 		t.Cleanup(func() { must(t, adopted.Destroy(context.Background())) })
 		must(t, syscall.Kill(v.Handle().Process.PID, syscall.SIGKILL))
 		adopted.wantExit(types.ReasonKilled, time.Second)
@@ -237,7 +235,7 @@ func TestAStoppedVMMHoldsUpNothing(t *testing.T) {
 		must(t, syscall.Kill(pid, syscall.SIGCONT))
 		m, err := second.Adopt(t.Context(), types.AdoptRequest{Handle: v.Handle(), Spec: v.req.Spec, Console: v.screen})
 		must(t, err)
-		adopted := &vm{machine: m.(*machine), t: t, screen: v.screen, req: v.req}
+		adopted := &testVM{machine: m.(*machine), t: t, screen: v.screen, req: v.req}
 		adopted.want(lifecycle.Running)
 
 		must(t, syscall.Kill(pid, syscall.SIGSTOP))
@@ -349,7 +347,6 @@ func TestAsAnOrdinaryUser(t *testing.T) {
 		if !strings.Contains(string(status), "Uid:\t700123\t700123\t700123\t700123") {
 			t.Errorf("status of the VMM:\n%s", status)
 		}
-		must(t, v.Shutdown(t.Context()))
-		v.wantExit(types.ReasonGuestShutdown, patience)
+		v.powerOff()
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
 )
@@ -76,8 +77,7 @@ func (v *vmm) cont() {
 	v.mu.Unlock()
 	v.event("RESUME", nil)
 	if v.knobs.Crash {
-		fmt.Fprintln(os.Stderr, "qemu-system-x86_64: Assertion `false' failed.")
-		syscall.Kill(os.Getpid(), syscall.SIGABRT)
+		abort()
 	}
 }
 
@@ -139,4 +139,13 @@ func (v *vmm) close() {
 	if v.console != nil && v.console.listener != nil {
 		os.Remove(v.console.listener.Addr().String())
 	}
+}
+
+// abort ends the process as abort(3) does: Go's own handler of the signal is taken away first.
+func abort() {
+	fmt.Fprintln(os.Stderr, "qemu-system-x86_64: Assertion `false' failed.")
+	var byDefault struct{ handler, flags, restorer, mask uintptr }
+	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(syscall.SIGABRT), uintptr(unsafe.Pointer(&byDefault)), 0, 8, 0, 0)
+	_ = syscall.Kill(os.Getpid(), syscall.SIGABRT)
+	select {}
 }

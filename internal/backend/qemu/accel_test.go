@@ -1,0 +1,225 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+)
+
+func decider(t *testing.T, mode string, canary func(context.Context) (verdict, error)) *accelerator {
+	return &accelerator{
+		mode: mode, turn: make(chan struct{}, 1), canary: canary, log: slog.New(slog.NewTextHandler(testLog{t}, nil)),
+		probe: func() verdict { return verdict{Usable: true} },
+	}
+}
+
+func TestChoiceOfAccelerator(t *testing.T) {
+	for _, c := range []struct {
+		mode  string
+		v     verdict
+		err   error
+		want  string
+		fails bool
+	}{
+		{mode: accelTCG, v: verdict{Usable: true}, want: accelTCG},
+		{mode: accelAuto, v: verdict{Usable: true}, want: accelKVM},
+		{mode: accelAuto, v: verdict{Why: "it hangs"}, want: accelTCG},
+		{mode: accelAuto, err: errors.New("no kernel"), want: accelTCG},
+		{mode: accelKVM, v: verdict{Usable: true}, want: accelKVM},
+		{mode: accelKVM, v: verdict{Why: "it hangs"}, fails: true},
+	} {
+		a := decider(t, c.mode, func(context.Context) (verdict, error) { return c.v, c.err })
+		got, err := a.choose(t.Context())
+		if got != c.want || (err != nil) != c.fails {
+			t.Errorf("%+v: %s, %v", c, got, err)
+		}
+		if c.fails {
+			wantKind(t, err, types.KindPrecondition, "", c.v.Why)
+		}
+	}
+}
+
+func TestKVMIsTriedOnce(t *testing.T) {
+	tries := 0
+	a := decider(t, accelAuto, func(context.Context) (verdict, error) {
+		tries++ // the race detector sees two at once
+		return verdict{Usable: true}, nil
+	})
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			if _, err := a.choose(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if tries != 1 {
+		t.Errorf("tried %d times", tries)
+	}
+}
+
+func TestTrialThatIsCutShortDecidesNothing(t *testing.T) {
+	began := make(chan struct{})
+	first := true
+	a := decider(t, accelAuto, func(ctx context.Context) (verdict, error) {
+		if first {
+			first = false
+			close(began)
+			<-ctx.Done()
+			return verdict{Why: "canceled"}, nil
+		}
+		return verdict{Usable: true}, nil
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-began
+		cancel()
+	}()
+	if _, err := a.choose(ctx); types.KindOf(err) != types.KindCanceled {
+		t.Errorf("error %v", err)
+	}
+	if got, err := a.choose(t.Context()); got != accelKVM || err != nil {
+		t.Errorf("%s, %v", got, err)
+	}
+}
+
+func TestTrialGuests(t *testing.T) {
+	kernel := filepath.Join(t.TempDir(), "vmlinuz")
+	write(t, kernel, fakeBzImage("7.1.2"))
+	file, err := os.Open(kernel)
+	must(t, err)
+	defer file.Close()
+	if v := tryKVM(t.Context(), stubPath, file); !v.Usable {
+		t.Errorf("a guest that comes up: %+v", v)
+	}
+	if v := tryKVM(t.Context(), "/bin/false", file); v.Usable || !strings.Contains(v.Why, "ended without") {
+		t.Errorf("a VMM that ends: %+v", v)
+	}
+	notAKernel, err := os.Open("/dev/null")
+	must(t, err)
+	defer notAKernel.Close()
+	if v := tryKVM(t.Context(), stubPath, notAKernel); v.Usable || !strings.Contains(v.Why, "invalid kernel header") {
+		t.Errorf("no kernel: %+v", v)
+	}
+}
+
+func TestVerdictIsKept(t *testing.T) {
+	dir := t.TempDir()
+	kernel := filepath.Join(dir, "vmlinuz")
+	write(t, kernel, fakeBzImage("7.1.2"))
+	newBackend := func() *Backend {
+		b, err := New(Config{Binary: stubPath, Accel: accelKVM, StateDir: dir, CanaryKernel: kernel, Log: slog.New(slog.NewTextHandler(testLog{t}, nil))})
+		must(t, err)
+		return b
+	}
+	v, err := newBackend().canary(t.Context())
+	if err != nil || !v.Usable {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	again, err := newBackend().canary(t.Context())
+	if err != nil || again != v { // a second trial would have taken another time
+		t.Errorf("%+v, then %+v, %v", v, again, err)
+	}
+	// Another kernel, another trial.
+	later := time.Now().Add(time.Hour)
+	must(t, os.Chtimes(kernel, later, later))
+	key := func() trialKey {
+		f, err := os.Open(kernel)
+		must(t, err)
+		defer f.Close()
+		k, err := canaryKey(stubPath, f)
+		must(t, err)
+		return k
+	}
+	if _, ok := recall(filepath.Join(dir, canaryFile), key()); ok {
+		t.Error("the verdict on another kernel was believed")
+	}
+	must(t, os.WriteFile(filepath.Join(dir, canaryFile), []byte("{"), 0o600))
+	if _, ok := recall(filepath.Join(dir, canaryFile), key()); ok {
+		t.Error("half a file was believed")
+	}
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	if len(entries) != 2 {
+		t.Errorf("left: %v", entries)
+	}
+}
+
+// TestKVMOfThisHost shows on a host whose KVM is not sound that it isn't taken, and on any other that it is proved.
+func TestKVMOfThisHost(t *testing.T) {
+	r := onQEMU(t)
+	if v := probeKVM(); !v.Usable {
+		t.Skipf("no KVM: %s", v.Why)
+	}
+	r.config.Accel, r.config.StateDir, r.config.CanaryKernel = accelAuto, r.dir, r.kernel
+	auto := r.another()
+	bounded(t, canaryTimeout+2*time.Second, func() { must(t, auto.Prepare(t.Context())) })
+	verdict := auto.accel.verdict
+	if verdict == nil || verdict.Why == "" {
+		t.Fatalf("verdict %+v", verdict)
+	}
+	t.Logf("%+v", *verdict)
+	r.config.Accel = accelKVM
+	bounded(t, time.Second, func() { // it was kept
+		if err := r.another().Prepare(t.Context()); (err == nil) != verdict.Usable {
+			t.Errorf("the mode kvm says %v", err)
+		}
+	})
+	r.backend = auto
+	v := r.create("guest", r.spec())
+	if got := v.taps; got != nil {
+		t.Errorf("taps %v", got)
+	}
+	want := map[bool]string{true: accelKVM, false: accelTCG}[verdict.Usable]
+	if p, err := checkHandle(v.Handle()); err != nil || p.Accel != want {
+		t.Errorf("the guest runs on %+v, %v", p, err)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	must(t, onStub(t).backend.Check(t.Context()))
+	for _, c := range []struct{ out, err string }{
+		{"QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg)", ""},
+		{"QEMU emulator version 10.0.2", ""},
+		{"QEMU emulator version 6.2.0", ""},
+		{"QEMU emulator version 6.1.9", "too old"},
+		{"QEMU emulator version 5.2.0", "too old"},
+		{"GNU coreutils 9.1", "not QEMU"},
+	} {
+		if err := checkVersion(c.out); (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+			t.Errorf("%q: %v", c.out, err)
+		}
+	}
+	for _, binary := range []string{"/bin/true", "/bin/false", "/missing"} {
+		b := &Backend{cfg: Config{Binary: binary}}
+		if err := b.Check(t.Context()); types.KindOf(err) != types.KindPrecondition {
+			t.Errorf("%s: %v", binary, err)
+		}
+	}
+	t.Setenv("PATH", t.TempDir())
+	b := &Backend{}
+	wantKind(t, b.Check(t.Context()), types.KindPrecondition, "", "install")
+}
+
+func TestConfigThatIsWrong(t *testing.T) {
+	for _, cfg := range []Config{{Accel: "hvf"}, {Accel: ""}, {Accel: accelTCG, Binary: "qemu"}} {
+		if _, err := New(cfg); err == nil {
+			t.Errorf("%+v was taken", cfg)
+		}
+	}
+}
+
+func TestHostTSC(t *testing.T) {
+	if khz := hostTSC(); khz < 500_000 || khz > 10_000_000 {
+		t.Errorf("%d kHz", khz)
+	}
+}
