@@ -39,7 +39,7 @@ build: packages-build ## build/metald and the other commands
 	done
 
 test: packages-test vm-assets lint ## everything that CI runs
-	$(TEST) -race ./...
+	METALD_TEST_ASSETS=$(abspath $(ASSETS)) $(TEST) -race ./...
 
 lint: packages-build ## gofmt, goimports, vet, staticcheck, buf, generated code
 	hack/lint
@@ -51,7 +51,7 @@ docs: packages-build ## rewrite the generated parts of the documentation
 	go run -buildvcs=false ./cmd/docgen -write
 
 bench: packages-test vm-assets ## benchmarks
-	go test -buildvcs=false -run '^$$' -bench '$(BENCH)' -benchmem ./...
+	METALD_TEST_ASSETS=$(abspath $(ASSETS)) go test -buildvcs=false -run '^$$' -bench '$(BENCH)' -benchmem ./...
 
 vm-assets: packages-run ## kernel and root disk for guests, in $(ASSETS)
 	go run -buildvcs=false ./cmd/vm-assets -out $(ASSETS) -kernel $(KERNEL)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -82,6 +83,9 @@ func (s *screen) await(ctx context.Context, from int, want string) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return ctx.Err()
+			}
 			return fmt.Errorf("the guest did not say %q; it said:\n%s", want, lastLines(said, 20))
 		}
 	}

@@ -164,7 +164,7 @@ func (p *play) pause(ctx context.Context) error {
 		select {
 		case <-time.After(stillness):
 		case <-ctx.Done():
-			return errors.New("the guest goes on writing although it is paused")
+			return fmt.Errorf("the guest goes on writing although it is paused: %w", ctx.Err())
 		}
 		now := p.screen.length()
 		quiet, before = now == before, now
@@ -255,7 +255,26 @@ func (p *play) abandon() {
 	defer cancel()
 	var answer struct{}
 	err := p.client.call(ctx, "DeleteVm", map[string]any{"vm_id": vmID, "force": true}, &answer)
-	if pid, convErr := strconv.Atoi(p.vmm); err != nil && convErr == nil && gone(p.vmm) != nil {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // it may end by itself at this moment
+	if err != nil && gone(p.vmm) != nil {
+		endVMM(ctx, p.vmm)
+	}
+}
+
+// endVMM kills the process and waits, as its parent was metald, for it to be gone.
+func endVMM(ctx context.Context, pid string) {
+	n, err := strconv.Atoi(pid)
+	if err != nil || n <= 0 {
+		return
+	}
+	_ = syscall.Kill(n, syscall.SIGKILL) // it may end by itself at this moment
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for gone(pid) != nil && ctx.Err() == nil {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+		}
 	}
 }

@@ -93,7 +93,7 @@ func TestBadInputIsRefusedByNameOfField(t *testing.T) {
 		{"9 networks", "CreateVm", inConfig(`"network":[` + many(9, `{}`) + `]`), "config.network", ""},
 
 		{"console into a file", "CreateVm", inConfig(`"console":{"enabled":true,"output":"/etc/cron.d/x"}`), "config.console.output", ""},
-		{"console from a file", "CreateVm", inConfig(`"console":{"enabled":true,"input":"/root/.ssh/id_rsa"}`), "config.console.input", ""},
+		{"console from a file", "CreateVm", inConfig(`"console":{"enabled":true,"input":"/etc/shadow"}`), "config.console.input", ""},
 		{"console type", "CreateVm", inConfig(`"console":{"enabled":true,"console_type":"vga"}`), "config.console.console_type", ""},
 		{"log of a console that is off", "CreateVm", inConfig(`"console":{"output":"log"}`), "config.console.output", "set enabled"},
 		{"65 notes", "CreateVm", inConfig(`"metadata":{` + numbered(65) + `}`), "config.metadata", "64"},

@@ -35,6 +35,7 @@ type call struct {
 	started time.Time
 	status  int  // of the response, 0 before it began
 	reading bool // the read deadline is set
+	writing bool // the write deadline is set
 	rpc     bool // it is for the service
 
 	// Left by the interceptor when an RPC failed:
@@ -82,6 +83,7 @@ func (c *call) Write(p []byte) (int, error) {
 	if c.status == 0 {
 		c.begin(http.StatusOK)
 	}
+	c.arm()
 	return c.ResponseWriter.Write(p)
 }
 
@@ -90,14 +92,23 @@ func (c *call) begin(status int) {
 	if status == http.StatusUnsupportedMediaType {
 		c.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	}
-	_ = c.control.SetWriteDeadline(time.Now().Add(c.limits.write)) // no deadline where the writer has none
+	c.arm()
+}
+
+// arm sets the write deadline unless it is set.
+func (c *call) arm() {
+	if !c.writing {
+		c.writing = true
+		_ = c.control.SetWriteDeadline(time.Now().Add(c.limits.write)) // no deadline where the writer has none
+	}
 }
 
 // Flush sends what was written. Streams flush after each message, so each message has the whole time, and a stream
 // that has nothing to say none to lose.
 func (c *call) Flush() {
-	_ = c.control.SetWriteDeadline(time.Now().Add(c.limits.write))
+	c.arm()
 	_ = c.control.Flush()
+	c.writing = false
 	_ = c.control.SetWriteDeadline(time.Time{})
 }
 

@@ -128,11 +128,15 @@ func (f *faults) toConnect(err error, vmID string) *connect.Error {
 		text = redact(err.Error(), append(specPaths(info.Spec), f.public...))
 	}
 	out := connect.NewError(row.code, errors.New(text))
-	if violations := f.violations(err, info.Spec); violations != nil {
+	violations := f.violations(err, info.Spec)
+	if violations != nil && (kind == types.KindInvalid || kind == types.KindUnsupported) {
 		addDetail(out, violations)
 		return out
 	}
 	detail := &errdetails.ErrorInfo{Reason: row.reason, Domain: errorDomain, Metadata: map[string]string{}}
+	if violations != nil {
+		detail.Metadata["field"] = violations.GetFieldViolations()[0].GetField()
+	}
 	if vmID != "" {
 		detail.Metadata["vm_id"] = vmID
 	}

@@ -179,11 +179,14 @@ func (b *syncBuffer) String() string {
 // eventually waits for a condition, which has 10 s to come true.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.After(10 * time.Second)
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
 	for !cond() {
-		if time.Now().After(deadline) {
+		select {
+		case <-look.C:
+		case <-deadline:
 			t.Fatalf("not within 10 s: %s", what)
 		}
-		time.Sleep(time.Millisecond) // between two looks, never instead of one
 	}
 }

@@ -51,6 +51,9 @@ func (s *service) StreamConsole(ctx context.Context, req *connect.Request[pb.Str
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.stopping, func() { cancel(errDraining) })()
+	if err := stream.Send(nil); err != nil { // the header: a client need not wait for the guest to say something
+		return clientGone(err)
+	}
 	return copyConsole(ctx, from, req.Msg.GetFollow(), stream.Send)
 }
 
@@ -69,9 +72,13 @@ func copyConsole(ctx context.Context, from chunks, follow bool, send func(*pb.St
 			return err
 		}
 		if err := sendChunk(chunk, send); err != nil {
-			return types.Errorf(types.KindCanceled, "the client does not take the console's output: %w", err)
+			return clientGone(err)
 		}
 	}
+}
+
+func clientGone(err error) error {
+	return types.Errorf(types.KindCanceled, "the client does not take the console's output: %w", err)
 }
 
 // sendChunk sends a chunk in messages of bounded size; the first of them tells of the lost bytes.

@@ -50,7 +50,7 @@ var unwanted = []struct {
 	pattern, why string
 }{
 	{`(^|[\s"'(=])/(wo` + `rk|fa` + `rm)/`, "a path of one machine means nothing on another"},
-	{`/tmp/ba` + `sh_jobs|/ro` + `ot/\.`, "a path of one machine means nothing on another"},
+	{`/tmp/ba` + `sh_jobs|/ro` + `ot/\.(cache|config|bash)`, "a path of one machine means nothing on another"},
 	{`(?i)(proxy\.gol` + `ang\.org|deb\.deb` + `ian\.org|registry\.np` + `mjs|snapshot\.deb` + `ian)`, "where packages come from is the machine's setting"},
 	{`\b(TO` + `DO|FIX` + `ME|XX` + `X|HA` + `CK)\b`, "a note to oneself belongs into an issue"},
 	{`(?i)\b(as an a` + `i|language mod` + `el|chat` + `gpt|clau` + `de|copi` + `lot|here's th` + `e|let me kn` + `ow)\b`, "text is for the reader of the code, whoever wrote it"},

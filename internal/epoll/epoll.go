@@ -109,6 +109,21 @@ func (p *Poller[T]) drain(ctx context.Context, epoll int, events []unix.EpollEve
 	}
 }
 
+// Len returns how many descriptors are watched.
+func (p *Poller[T]) Len() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.watched)
+}
+
+// Close frees the epoll where Run is never called; Run does it by itself. Repeatable.
+func (p *Poller[T]) Close() error {
+	if err := p.file.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
 func (p *Poller[T]) control(op, fd int, ev *unix.EpollEvent) error {
 	conn, err := p.file.SyscallConn()
 	if err != nil {

@@ -155,6 +155,9 @@ func (m *Manager) makeDir(ctx context.Context, id types.VMID, uid uint32, f file
 			return types.FieldErrorf(kindOfDisk(err), diskField(i), "%w", err)
 		}
 	}
+	if len(f.clones) == 0 {
+		return nil // an empty directory that a power cut takes back is made again
+	}
 	if err := disk.SyncDir(filepath.Dir(m.vmDir(id))); err != nil {
 		return types.Errorf(kindOfDisk(err), "make the directory of VM %s: %w", id, err)
 	}

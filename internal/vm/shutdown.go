@@ -46,7 +46,7 @@ func (e *entry) ask(ctx context.Context, event lifecycle.Event, timeout time.Dur
 	if e.rec.State == lifecycle.Shutdown || l == nil {
 		return nil, nil
 	}
-	err := e.command(ctx, l, event, l.machine.Shutdown)
+	err := e.command(ctx, l, event, e.rec.State, l.machine.Shutdown)
 	select {
 	case <-l.machine.Exited(): // before it could be asked, or at once: that is what was wanted
 		return l, nil
@@ -61,7 +61,7 @@ func (e *entry) ask(ctx context.Context, event lifecycle.Event, timeout time.Dur
 // askAgain asks every askEvery until the guest has ended or the time is over. A guest whose kernel is still
 // starting does not see a power button, so asking once could be asking in vain.
 func (e *entry) askAgain(l *live, until time.Time) {
-	e.later(askEvery, func() {
+	e.later(askEvery, l.ended, func() {
 		if e.live.Load() != l || e.m.cfg.Now().After(until) {
 			return
 		}

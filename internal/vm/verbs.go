@@ -140,7 +140,8 @@ func (e *entry) relaunch(ctx context.Context) error {
 	return nil
 }
 
-// drive makes the machine do what event asks, and believes what is observed then, whatever the machine answered.
+// drive makes the machine do what event asks. The machine answers yes when it has seen itself in the new state; after
+// any other answer the manager looks for itself.
 func (e *entry) drive(ctx context.Context, event lifecycle.Event, do func(types.Machine, context.Context) error) error {
 	want, err := e.next(event)
 	if err != nil {
@@ -150,20 +151,20 @@ func (e *entry) drive(ctx context.Context, event lifecycle.Event, do func(types.
 	if l == nil {
 		return types.Errorf(types.KindUnavailable, "VM %s has no VMM", e.id)
 	}
-	err = e.command(ctx, l, event, func(ctx context.Context) error { return do(l.machine, ctx) })
-	if err == nil && e.rec.State != want {
-		err = types.Errorf(types.KindInternal, "VM %s is %s after it was asked to %s", e.id, e.rec.State, event)
-	}
-	return err
+	return e.command(ctx, l, event, want, func(ctx context.Context) error { return do(l.machine, ctx) })
 }
 
-// command gives a machine a command and then looks at what became of it. A VMM that does not answer is reported
+// command gives a machine a command that leads to want, and looks at what became of it where it did not succeed. A VMM that does not answer is reported
 // in Health, and looked at again until it does.
-func (e *entry) command(ctx context.Context, l *live, event lifecycle.Event, give func(context.Context) error) error {
+func (e *entry) command(ctx context.Context, l *live, event lifecycle.Event, want lifecycle.State, give func(context.Context) error) error {
 	giveCtx, cancel := context.WithTimeout(ctx, verbTimeout)
 	defer cancel()
 	err := give(giveCtx)
-	if err != nil && ctx.Err() != nil {
+	if err == nil {
+		e.sees(want)
+		return nil
+	}
+	if ctx.Err() != nil {
 		e.unanswered(l, event) // whether it was obeyed is for later to see
 		return err
 	}
@@ -212,7 +213,7 @@ func (e *entry) unanswered(l *live, event lifecycle.Event) {
 	e.publish()
 	if !l.looking {
 		l.looking = true
-		e.later(retryAfter, func() { e.lookAgain(l) })
+		e.later(retryAfter, l.ended, func() { e.lookAgain(l) })
 	}
 }
 
@@ -226,7 +227,7 @@ func (e *entry) lookAgain(l *live) {
 		e.observeExit(l)
 	case err != nil:
 		l.looking = true
-		e.later(retryAfter, func() { e.lookAgain(l) })
+		e.later(retryAfter, l.ended, func() { e.lookAgain(l) })
 	default:
 		e.sees(state)
 		e.keep()

@@ -15,9 +15,9 @@ import (
 // not match a live process: another boot of the host, no such pid, a pid that was reused, a zombie.
 //
 // A process with the right boot id, pid and start ticks is the one that was started, since a pid is not reused
-// within a tick. If it runs another executable than the VMM's, it is a start gate that was never opened (its
-// metald died, and it is about to end by itself), or a VMM that became something else. Neither was committed,
-// and neither may live without a record: it is killed, and the error wraps types.ErrGone.
+// within a tick of 10 ms. If it is still the start gate, it is waited for: a gate that was opened becomes the
+// VMM, one whose metald died before that ends by itself. A process that runs anything else than the VMM that was
+// committed may not live, as nothing is known of it: it is killed, and the error wraps types.ErrGone.
 func (s *Supervisor) Adopt(id types.ProcessIdentity) (*Process, error) {
 	p, err := s.adopt(id)
 	if err != nil {
@@ -63,21 +63,36 @@ func (p *Process) verify() error {
 		return fmt.Errorf("%w: its pid belongs to another process now", types.ErrGone)
 	}
 	p.child, p.told = st.PPID == os.Getpid(), st.Told
-	exe, err := statExecutable(procPath(p.id.PID, "exe"))
-	if err != nil || pidfdReady(p.pidfd) {
-		return p.goneOr(err)
+	return p.verifyExecutable()
+}
+
+// verifyExecutable waits for a start gate to become the VMM or to end, for as long as endWait.
+func (p *Process) verifyExecutable() error {
+	want := executable{device: p.id.ExeDevice, inode: p.id.ExeInode}
+	gate, err := statExecutable(gateShell)
+	if err != nil {
+		return err
 	}
-	if exe != (executable{device: p.id.ExeDevice, inode: p.id.ExeInode}) {
-		return p.putDown()
+	for deadline := time.Now().Add(endWait); ; {
+		exe, err := statExecutable(procPath(p.id.PID, "exe"))
+		if err != nil || pidfdReady(p.pidfd) {
+			return p.goneOr(err)
+		}
+		if exe == want {
+			return nil
+		}
+		if exe != gate || time.Now().After(deadline) {
+			return p.putDown()
+		}
+		waitEnd(p.pidfd, time.Millisecond)
 	}
-	return nil
 }
 
 // goneOr is called when something could not be read of the process, or it has ended. A process that is about to
 // end loses its /proc entries before its pidfd becomes ready.
 func (p *Process) goneOr(err error) error {
 	ending := errors.Is(err, unix.ESRCH) || errors.Is(err, os.ErrNotExist)
-	if pidfdReady(p.pidfd) || (ending && waitEnd(p.pidfd)) {
+	if pidfdReady(p.pidfd) || (ending && waitEnd(p.pidfd, endWait)) {
 		p.reap()
 		return fmt.Errorf("%w: it has ended", types.ErrGone)
 	}
@@ -90,7 +105,7 @@ func (p *Process) putDown() error {
 	if err := unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
 		return fmt.Errorf("it is not the VMM it was to be, and cannot be ended: %w", err)
 	}
-	if !waitEnd(p.pidfd) {
+	if !waitEnd(p.pidfd, endWait) {
 		return fmt.Errorf("it is not the VMM it was to be, got SIGKILL and has not ended in %s", endWait)
 	}
 	p.reap()
@@ -104,14 +119,16 @@ func (p *Process) reap() {
 	}
 }
 
-// endWait bounds how long Adopt waits for the end of a process that is ending.
+// endWait bounds how long Adopt waits for the end of a process that is ending. With a start gate it takes
+// well under a millisecond.
 const endWait = time.Second
 
-func waitEnd(pidfd int) bool {
+// waitEnd waits for the end of a process and tells whether it came.
+func waitEnd(pidfd int, most time.Duration) bool {
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	deadline := time.Now().Add(endWait)
-	for left := endWait; left > 0; left = time.Until(deadline) {
-		if n, err := unix.Poll(fds, int(left.Milliseconds())+1); err == nil && n == 1 {
+	deadline := time.Now().Add(most)
+	for left := most; left > 0; left = time.Until(deadline) {
+		if n, err := unix.Poll(fds, int((left + time.Millisecond - 1).Milliseconds())); err == nil && n == 1 {
 			return true
 		}
 	}

@@ -19,9 +19,9 @@ type procStat struct {
 	Told       bool   // the kernel tells us the fields that need the right to trace the process
 }
 
-// Indexes of the fields after the name, which is field 2.
+// Indexes of the fields after the name, which is field 2: field 3 has index 0.
 const (
-	fieldState      = 3 - 3
+	fieldState      = 0
 	fieldPPID       = 4 - 3
 	fieldStartTicks = 22 - 3
 	fieldStartCode  = 26 - 3

@@ -110,7 +110,7 @@ func nothingLeft(t *testing.T, d *harness.Daemon) {
 	}
 	for _, fd := range fds {
 		target, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", d.PID(), fd.Name()))
-		if err == nil && (strings.Contains(target, "[pidfd]") || strings.Contains(target, d.StateDir+"/run") || strings.Contains(target, d.StateDir+"/vms")) {
+		if err == nil && (strings.Contains(target, "[pidfd]") || strings.Contains(target, d.StateDir+"/run/") || strings.Contains(target, d.StateDir+"/vms/")) {
 			t.Errorf("metald still has %s open", target)
 		}
 	}

@@ -13,18 +13,22 @@ import (
 const QuickStartArgs = "console=ttyS0 reboot=k panic=1 pci=off"
 
 // Assets returns the directory of the tests' kernel and root disk: METALD_TEST_ASSETS, or build/vm-assets of
-// this tree. It skips the test where QEMU or the assets are missing.
+// this tree. It skips the test where QEMU or the assets are missing, unless METALD_TEST_ASSETS promised them.
 func Assets(tb testing.TB) string {
 	tb.Helper()
-	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
-		tb.Skip("this machine has no qemu-system-x86_64; `make packages` installs it")
-	}
 	dir := os.Getenv("METALD_TEST_ASSETS")
+	skip := tb.Skipf
+	if dir != "" {
+		skip = tb.Fatalf
+	}
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		skip("this machine has no qemu-system-x86_64; `make packages` installs it")
+	}
 	if dir == "" {
 		dir = filepath.Join(root(tb), "build", "vm-assets")
 	}
 	if _, err := os.Stat(filepath.Join(dir, "rootfs.ext4")); err != nil {
-		tb.Skipf("there are no VM assets: %v; `make vm-assets` makes them", err)
+		skip("there are no VM assets: %v; `make vm-assets` makes them", err)
 	}
 	return dir
 }

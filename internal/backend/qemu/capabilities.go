@@ -28,7 +28,7 @@ func (b *Backend) Capabilities() types.Capabilities {
 			types.FieldNetwork:          {OK: true, Note: "on an existing tap device"},
 			types.FieldNetworkInterface: {OK: true, Values: []string{"virtio-net"}},
 			types.FieldNetworkOptions:   {Note: "interfaces have QEMU's defaults"},
-			types.FieldConsoleInput:     {Note: "the console is read only"},
+			types.FieldConsoleInput:     {OK: true, Values: []string{"none"}, Note: "the console is read only"},
 			types.FieldConsoleType:      {OK: true, Values: []string{"serial"}},
 		},
 	}

@@ -63,23 +63,32 @@ func someUIDBase() uint32 {
 
 // lives tells whether a process has not ended. One that nobody has waited for yet has.
 func lives(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return err == nil && !bytes.Contains(stat, []byte(") Z "))
+	state, _ := stat(pid)
+	return state != "" && state != "Z"
 }
 
 // children describes the processes that were started by this test and live.
 func children() (found []string) {
-	self := strconv.Itoa(os.Getpid())
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, path := range stats {
-		stat, err := os.ReadFile(path)
+	entries, _ := filepath.Glob("/proc/[0-9]*")
+	for _, path := range entries {
+		pid, err := strconv.Atoi(filepath.Base(path))
 		if err != nil {
-			continue // it has ended
+			continue
 		}
-		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-		if len(fields) > 1 && fields[0] != "Z" && fields[1] == self {
-			found = append(found, "the process "+string(stat[:bytes.LastIndexByte(stat, ')')+1]))
+		if state, parent := stat(pid); state != "" && state != "Z" && parent == os.Getpid() {
+			found = append(found, fmt.Sprintf("process %d in state %s", pid, state))
 		}
 	}
 	return found
+}
+
+// stat returns the state and the parent of a process, "" if there is none.
+func stat(pid int) (state string, parent int) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", 0
+	}
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	parent, _ = strconv.Atoi(fields[1])
+	return fields[0], parent
 }

@@ -75,6 +75,8 @@ type Machine interface {
 	// Handle is what finds this machine again after metald restarts.
 	Handle() Handle
 
+	// Boot, Pause and Resume return nil only when the VMM itself has said that the guest now runs, is paused,
+	// runs. A guest that ran and ended at once did boot.
 	Boot(ctx context.Context) error
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
