@@ -112,6 +112,28 @@ func TestTrialGuests(t *testing.T) {
 	}
 }
 
+// TestTrialGuestThatHangs is what a host does whose KVM passes every probe and runs no kernel.
+func TestTrialGuestThatHangs(t *testing.T) {
+	dir := t.TempDir()
+	hangs := filepath.Join(dir, "hangs")
+	must(t, os.WriteFile(hangs, []byte("#!/bin/sh\necho $$ > \"$0.pid\"\necho Linux version 7.1.2\nexec sleep 1000\n"), 0o755))
+	kernel := filepath.Join(dir, "vmlinuz")
+	write(t, kernel, fakeBzImage("7.1.2"))
+	file, err := os.Open(kernel)
+	must(t, err)
+	defer file.Close()
+	var v verdict
+	bounded(t, canaryTimeout+time.Second, func() { v = tryKVM(t.Context(), hangs, file) })
+	if v.Usable || !strings.Contains(v.Why, "did not come up within") {
+		t.Errorf("%+v", v)
+	}
+	pid, err := os.ReadFile(hangs + ".pid")
+	must(t, err)
+	if _, err := os.Stat("/proc/" + strings.TrimSpace(string(pid))); !os.IsNotExist(err) {
+		t.Errorf("process %s is left: %v", pid, err)
+	}
+}
+
 func TestVerdictIsKept(t *testing.T) {
 	dir := t.TempDir()
 	kernel := filepath.Join(dir, "vmlinuz")

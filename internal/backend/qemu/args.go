@@ -3,6 +3,7 @@ package qemu
 import (
 	"fmt"
 	"strings"
+	"unicode"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 )
@@ -49,14 +50,26 @@ func kernelArgs(spec types.Spec, h hostFacts) (string, error) {
 // parseKernelArgs returns the names of the arguments that are for the kernel.
 func parseKernelArgs(line string) map[string]bool {
 	names := map[string]bool{}
-	for _, word := range strings.Fields(line) {
+	for _, word := range splitKernelArgs(line) {
 		if word == "--" {
 			break
 		}
 		name, _, _ := strings.Cut(word, "=")
-		names[name] = true
+		names[strings.Trim(name, `"`)] = true
 	}
 	return names
+}
+
+// splitKernelArgs splits as Linux does (lib/cmdline.c, next_arg): at white space that doesn't stand between double
+// quotes. Nothing escapes a quote.
+func splitKernelArgs(line string) []string {
+	quoted := false
+	return strings.FieldsFunc(line, func(r rune) bool {
+		if r == '"' {
+			quoted = !quoted
+		}
+		return !quoted && unicode.IsSpace(r)
+	})
 }
 
 // rootDisk is the index of the disk that becomes /dev/vda and is mounted as root: the one that says so, or the only

@@ -91,6 +91,7 @@ func TestKernelArgs(t *testing.T) {
 		{given: "root=/dev/vda1", want: "console=ttyS0 reboot=t panic=-1 tsc_early_khz=2600000 root=/dev/vda1"},
 		{given: " ro  quiet ", want: "console=ttyS0 reboot=t panic=-1 tsc_early_khz=2600000 root=/dev/vda ro  quiet"},
 		{given: "tsc_early_khz=1 panic=5 reboot=k console=hvc0", want: "root=/dev/vda rw tsc_early_khz=1 panic=5 reboot=k console=hvc0"},
+		{given: `x="panic=1 root=/dev/sda --" "reboot=k"`, want: `console=ttyS0 panic=-1 tsc_early_khz=2600000 root=/dev/vda rw x="panic=1 root=/dev/sda --" "reboot=k"`},
 		{given: "a -- panic=1", want: "console=ttyS0 reboot=t panic=-1 tsc_early_khz=2600000 root=/dev/vda rw a -- panic=1"},
 		{given: "q", want: "reboot=t panic=-1 tsc_early_khz=2600000 root=/dev/vda ro q", change: func(s *types.Spec) {
 			s.Console.Enabled, s.Disks[0].ReadOnly = false, true

@@ -154,11 +154,11 @@ func want(value, first string, keys ...string) (map[string]string, error) {
 		return nil, err
 	}
 	if f != first || len(m) != len(keys) {
-		return nil, fmt.Errorf("Parameter mismatch: wanted %q and %v", first, keys)
+		return nil, says("Parameter mismatch: wanted %q and %v", first, keys)
 	}
 	for _, k := range keys {
 		if m[k] == "" {
-			return nil, fmt.Errorf("Parameter '%s' is missing", k)
+			return nil, says("Parameter '%s' is missing", k)
 		}
 	}
 	return m, nil
@@ -166,7 +166,7 @@ func want(value, first string, keys ...string) (map[string]string, error) {
 
 func oneOf(value string, allowed ...string) error {
 	if !slices.Contains(allowed, value) {
-		return fmt.Errorf("Parameter %q is not supported", value)
+		return says("Parameter %q is not supported", value)
 	}
 	return nil
 }
@@ -226,10 +226,10 @@ func (o *options) setSMP(v string) error {
 	}
 	n, err := strconv.Atoi(cpus)
 	if err != nil || n < 1 {
-		return fmt.Errorf("Invalid SMP CPUs %s", cpus)
+		return says("Invalid SMP CPUs %s", cpus)
 	}
 	if n > 288 {
-		return fmt.Errorf("Invalid SMP CPUs %d. The max CPUs supported by machine 'microvm' is 288", n)
+		return says("Invalid SMP CPUs %d. The max CPUs supported by machine 'microvm' is 288", n)
 	}
 	if len(m) == 0 {
 		return nil
@@ -238,12 +238,12 @@ func (o *options) setSMP(v string) error {
 	for _, key := range []string{"sockets", "cores", "threads"} {
 		k, err := strconv.Atoi(m[key])
 		if err != nil || len(m) != 3 {
-			return fmt.Errorf("Invalid CPU topology")
+			return says("Invalid CPU topology")
 		}
 		product *= k
 	}
 	if product != n {
-		return fmt.Errorf("Invalid CPU topology: product of the hierarchy must match maxcpus: %d != maxcpus (%d)", product, n)
+		return says("Invalid CPU topology: product of the hierarchy must match maxcpus: %d != maxcpus (%d)", product, n)
 	}
 	return nil
 }
@@ -278,7 +278,7 @@ func (o *options) addChardev(v string) error {
 		return err
 	}
 	if _, twice := o.chardevs[m["id"]]; twice {
-		return fmt.Errorf("Duplicate ID '%s' for chardev", m["id"])
+		return says("Duplicate ID '%s' for chardev", m["id"])
 	}
 	fd, err := strconv.Atoi(m["fd"])
 	o.chardevs[m["id"]] = chardev{fd: fd}
@@ -327,16 +327,16 @@ func (o *options) addBlockdev(v string) error {
 		return err
 	}
 	if slices.ContainsFunc(o.blockdevs, func(other blockdev) bool { return other.Node == b.Node }) {
-		return fmt.Errorf("Duplicate nodes with node-name='%s'", b.Node)
+		return says("Duplicate nodes with node-name='%s'", b.Node)
 	}
 	switch b.Driver {
 	case "file":
 	case "raw":
 		if o.node(b.File) == nil {
-			return fmt.Errorf("Cannot find device='' nor node-name='%s'", b.File)
+			return says("Cannot find device='' nor node-name='%s'", b.File)
 		}
 	default:
-		return fmt.Errorf("Parameter 'driver' does not accept value '%s'", b.Driver)
+		return says("Parameter 'driver' does not accept value '%s'", b.Driver)
 	}
 	o.blockdevs = append(o.blockdevs, b)
 	return nil
@@ -357,35 +357,35 @@ func (o *options) addDevice(v string) error {
 		return err
 	}
 	if d.ID == "" || strings.IndexByte("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", d.ID[0]) < 0 {
-		return fmt.Errorf("Parameter 'id' expects an identifier")
+		return says("Parameter 'id' expects an identifier")
 	}
 	if o.deviceIDs[d.ID] {
-		return fmt.Errorf("Duplicate device ID '%s'", d.ID)
+		return says("Duplicate device ID '%s'", d.ID)
 	}
 	o.deviceIDs[d.ID] = true
 	if d.Driver == "i8042" || d.Driver == "pvpanic" {
 		return nil
 	}
 	if o.virtio++; o.virtio > 24 {
-		return fmt.Errorf("No 'virtio-bus' bus found for device '%s'", d.Driver)
+		return says("No 'virtio-bus' bus found for device '%s'", d.Driver)
 	}
 	switch d.Driver {
 	case "virtio-balloon-device":
 		return nil
 	case "virtio-rng-device":
 		if !o.objects[d.RNG] {
-			return fmt.Errorf("Device '%s' not found", d.RNG)
+			return says("Device '%s' not found", d.RNG)
 		}
 		return nil
 	case "virtio-net-device":
 		if _, ok := o.netdevs[d.NetDev]; !ok || slices.Contains(o.nics, d.NetDev) {
-			return fmt.Errorf("Property 'virtio-net-device.netdev' can't find value '%s'", d.NetDev)
+			return says("Property 'virtio-net-device.netdev' can't find value '%s'", d.NetDev)
 		}
 		o.nics = append(o.nics, d.NetDev)
 		return nil
 	case "virtio-blk-device":
 		if o.node(d.Drive) == nil {
-			return fmt.Errorf("Property 'virtio-blk-device.drive' can't find value '%s'", d.Drive)
+			return says("Property 'virtio-blk-device.drive' can't find value '%s'", d.Drive)
 		}
 		o.disks = append(o.disks, disk{id: d.ID, node: d.Drive})
 		return nil
@@ -421,3 +421,10 @@ func strict(v string, out any) error {
 	d.DisallowUnknownFields()
 	return d.Decode(out)
 }
+
+// says is an error with QEMU's own words.
+func says(format string, args ...any) error { return words(fmt.Sprintf(format, args...)) }
+
+type words string
+
+func (w words) Error() string { return string(w) }

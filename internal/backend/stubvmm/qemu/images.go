@@ -24,7 +24,7 @@ func checkKernel(path string) error {
 		return fmt.Errorf("qemu: could not open kernel file '%s': %w", path, err)
 	case bytes.HasPrefix(head, []byte("\x7fELF")):
 		if !bytes.Contains(head, []byte("\x12\x00\x00\x00Xen\x00")) {
-			return fmt.Errorf("Error loading uncompressed kernel without PVH ELF Note")
+			return says("Error loading uncompressed kernel without PVH ELF Note")
 		}
 		return nil
 	case len(head) < 0x206 || string(head[0x202:0x206]) != "HdrS":
@@ -91,11 +91,11 @@ func lockImage(fd int, readOnly bool) error {
 	}
 	for _, perm := range uses {
 		if lockedByOther(fd, sharedBase+perm) {
-			return fmt.Errorf(`Failed to get "%s" lock`, map[int64]string{permRead: "consistent read", permWrite: "write"}[perm])
+			return says(`Failed to get "%s" lock`, map[int64]string{permRead: "consistent read", permWrite: "write"}[perm])
 		}
 	}
 	if lockedByOther(fd, permBase+permWrite) {
-		return fmt.Errorf(`Failed to get shared "write" lock`)
+		return says(`Failed to get shared "write" lock`)
 	}
 	return nil
 }
