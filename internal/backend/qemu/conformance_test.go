@@ -39,7 +39,7 @@ func harness(r *rig) conformance.Harness {
 			return (&rig{t: t, dir: r.dir, config: r.config}).another()
 		},
 		AssetsDir: filepath.Dir(r.kernel), Kernel: r.kernel, RootDisk: r.root,
-		KernelArgs: "console=ttyS0 reboot=k panic=1 pci=off quiet",
+		KernelArgs: "console=ttyS0 reboot=k panic=1 pci=off",
 		UIDBase:    someUIDBase(),
 		KillVMM: func(t testing.TB, info manager.Info) {
 			must(t, syscall.Kill(info.PID, syscall.SIGKILL))
