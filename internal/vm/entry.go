@@ -96,14 +96,15 @@ func (e *entry) safely(op func()) {
 	op()
 }
 
-// later has the runner do op after d, unless metald stops before.
-func (e *entry) later(d time.Duration, op func()) {
+// later has the runner do op after d, unless moot is closed or metald stops before.
+func (e *entry) later(d time.Duration, moot <-chan struct{}, op func()) {
 	e.m.start(func() {
 		timer := time.NewTimer(d)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
 			_ = e.enqueue(op) // refused only when metald stops
+		case <-moot:
 		case <-e.m.stopping:
 		}
 	})

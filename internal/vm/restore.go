@@ -246,7 +246,7 @@ func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f
 		e.rebootIfDue(ctx)
 	case actRetry:
 		e.publish()
-		e.later(retryAfter, e.findAgain)
+		e.later(retryAfter, e.gone, e.findAgain)
 	}
 }
 
@@ -317,7 +317,7 @@ func (e *entry) sweepOut() {
 		if !e.stuck.Swap(true) {
 			e.keep()
 		}
-		e.later(retryAfter, e.sweepOut)
+		e.later(retryAfter, e.gone, e.sweepOut)
 		return
 	}
 	e.m.releaseVolumes(e.id, e.rec.Volumes)

@@ -61,7 +61,7 @@ func (e *entry) ask(ctx context.Context, event lifecycle.Event, timeout time.Dur
 // askAgain asks every askEvery until the guest has ended or the time is over. A guest whose kernel is still
 // starting does not see a power button, so asking once could be asking in vain.
 func (e *entry) askAgain(l *live, until time.Time) {
-	e.later(askEvery, func() {
+	e.later(askEvery, l.ended, func() {
 		if e.live.Load() != l || e.m.cfg.Now().After(until) {
 			return
 		}

@@ -213,7 +213,7 @@ func (e *entry) unanswered(l *live, event lifecycle.Event) {
 	e.publish()
 	if !l.looking {
 		l.looking = true
-		e.later(retryAfter, func() { e.lookAgain(l) })
+		e.later(retryAfter, l.ended, func() { e.lookAgain(l) })
 	}
 }
 
@@ -227,7 +227,7 @@ func (e *entry) lookAgain(l *live) {
 		e.observeExit(l)
 	case err != nil:
 		l.looking = true
-		e.later(retryAfter, func() { e.lookAgain(l) })
+		e.later(retryAfter, l.ended, func() { e.lookAgain(l) })
 	default:
 		e.sees(state)
 		e.keep()

@@ -20,7 +20,7 @@ const socketBacklog = 16
 
 // Listen binds a listening unix socket dir/name, mode 0600, to pass to a VMM by Command.Files: a client can
 // connect from that moment on. The path may be longer than the 107 bytes a socket address holds. Closing the
-// file leaves the socket's name; RemoveDir takes it away. A name that exists is an error: unix.EADDRINUSE.
+// file leaves the socket's name; removing the directory takes it away. A name that exists is an error: unix.EADDRINUSE.
 //
 // For a client the peer is the process that called listen(2) last: metald, until the VMM calls it again.
 func Listen(dir, name string) (*os.File, error) {

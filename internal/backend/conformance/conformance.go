@@ -19,6 +19,7 @@ type Ability string
 const (
 	Guest      Ability = "a guest that obeys the words of package guest"
 	GuestDisks Ability = "a guest that writes to its disks"
+	Flood      Ability = "a guest that writes more than the console keeps"
 	Mute       Ability = "a VMM that can be made to stop answering"
 	Usage      Ability = "usage that grows while a guest runs"
 )
@@ -34,6 +35,8 @@ type Harness struct {
 	RootDisk  string // "" for none
 	// KernelArgs come before what a sentence adds.
 	KernelArgs string
+
+	UIDBase uint32 // VMMs run as users counted from this; 0: as the test's own
 
 	BootTimeout time.Duration // for a guest to reach user space, or to power off
 	Slow        bool          // VMs are processes: make few where many are a matter of scale

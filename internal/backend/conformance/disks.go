@@ -13,8 +13,11 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 )
 
-// writtenName is what a guest that wrote leaves on its disk, whatever the file system.
-var writtenName = []byte(filepath.Base(guest.WriteFile))
+// written is a file that guests write; its name is then on the disk, whatever the file system.
+const written = "/written-by-the-suite"
+
+// writes makes a guest write that file.
+func writes() []string { return []string{guest.ArgWrite + "=4096", guest.ArgWriteTo + "=" + written} }
 
 const volumeField = "config.storage[1].path"
 
@@ -29,14 +32,19 @@ func diskSentences() []sentence {
 	}
 }
 
-// diskHolds tells whether text is on a VM's private copy of its root disk.
-func (s *site) diskHolds(id types.VMID, text []byte) bool {
+// disk is a VM's private copy of its root disk.
+func (s *site) disk(id types.VMID) string {
+	return filepath.Join(s.dir, "vms", string(id), "disk0.raw")
+}
+
+// isWritten tells whether the file that guests write is on a VM's disk.
+func (s *site) isWritten(id types.VMID) bool {
 	s.t.Helper()
-	content, err := os.ReadFile(filepath.Join(s.dir, "vms", string(id), "disk0.raw"))
+	content, err := os.ReadFile(s.disk(id))
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return bytes.Contains(content, text)
+	return bytes.Contains(content, []byte(filepath.Base(written)))
 }
 
 func (s *site) hash(path string) [sha256.Size]byte {
@@ -87,15 +95,15 @@ func readOnlyDisk(t *testing.T, s *site) {
 func privateCopies(t *testing.T, s *site) {
 	before := s.hash(s.h.RootDisk)
 	s.create("reader", s.spec())
-	s.guest("writer", guest.ArgWrite+"=4096")
-	s.hears("writer", guest.Wrote(4096, guest.WriteFile))
+	s.guest("writer", writes()...)
+	s.hears("writer", guest.Wrote(4096, written))
 	if _, err := s.Shutdown(s.ctx(), "writer", false, s.h.BootTimeout); err != nil {
 		t.Fatal(err)
 	}
-	if !s.diskHolds("writer", writtenName) {
+	if !s.isWritten("writer") {
 		t.Error("what a guest wrote is not on its disk")
 	}
-	if s.diskHolds("reader", writtenName) {
+	if s.hash(s.disk("reader")) != before {
 		t.Error("what a guest wrote is on the disk of another")
 	}
 	if s.hash(s.h.RootDisk) != before {
@@ -167,8 +175,7 @@ func templateGone(t *testing.T, s *site) {
 	if len(spec.Disks) == 0 {
 		t.Skip("this harness has no root disk")
 	}
-	// A link in the assets directory would change it for others; a copy of the directory does not.
-	assets := filepath.Join(s.dir, "assets")
+	assets := filepath.Join(s.dir, "assets") // not the harness's, which others use
 	if err := os.Mkdir(assets, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -176,18 +183,11 @@ func templateGone(t *testing.T, s *site) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kernel, err := os.ReadFile(s.h.Kernel)
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec.Disks[0].Path, spec.Boot.KernelPath = filepath.Join(assets, "disk"), filepath.Join(assets, "kernel")
+	spec.Disks[0].Path = filepath.Join(assets, "disk")
 	if err := os.WriteFile(spec.Disks[0].Path, content, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(spec.Boot.KernelPath, kernel, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	s.h.AssetsDir = assets
+	s.h.AssetsDir, s.volumes = assets, s.h.AssetsDir // a kernel may come from either
 	s.restart()
 	s.create("a", spec)
 	s.boot("a")

@@ -39,7 +39,7 @@ func killedBeforeBoot(t *testing.T, s *site) {
 
 func endsItself(exit, reason string) func(*testing.T, *site) {
 	return func(_ *testing.T, s *site) {
-		s.guest("a", guest.ArgExit+"="+exit)
+		s.guest("a", guest.ArgExit+"="+exit, guest.ArgAfter+"=300ms")
 		s.wantExit(s.reaches("a", lifecycle.Shutdown, s.h.BootTimeout), reason)
 	}
 }
@@ -58,13 +58,13 @@ func gracefulShutdown(t *testing.T, s *site) {
 }
 
 func gracefulReboot(t *testing.T, s *site) {
-	before := s.guest("a", guest.ArgWrite+"=4096")
-	s.hears("a", guest.Wrote(4096, guest.WriteFile))
+	before := s.guest("a", writes()...)
+	s.hears("a", guest.Wrote(4096, written))
 	after, err := s.Reboot(s.ctx(), "a", false, s.h.BootTimeout)
 	if err != nil || after.State != lifecycle.Running || after.Incarnation != before.Incarnation+1 || after.PID == before.PID {
 		t.Fatalf("rebooted to %+v, %v", after, err)
 	}
-	if !s.diskHolds("a", writtenName) {
+	if !s.isWritten("a") {
 		t.Error("what the guest wrote before the reboot is not on its disk")
 	}
 	s.hearsTimes("a", guest.Marker, 2)

@@ -12,7 +12,7 @@ func guestSentences() []sentence {
 	return []sentence{
 		{"a boot reaches user space", []Ability{Guest}, reachesUserSpace},
 		{"a paused guest stands still", []Ability{Guest}, standsStill},
-		{"the console log is bounded", []Ability{Guest}, boundedConsole},
+		{"the console log is bounded", []Ability{Guest, Flood}, boundedConsole},
 		{"a console that is not asked for is not kept", nil, noConsole},
 	}
 }

@@ -32,7 +32,8 @@ type site struct {
 	volumes string
 	records *records
 	backend types.Backend
-	stop    func()
+	stop    func() // repeatable
+	cleanUp func() // repeatable
 }
 
 // newSite returns a site whose manager runs. When the test ends every VM is deleted, and nothing may be left.
@@ -46,8 +47,8 @@ func newSite(t *testing.T, h Harness) *site {
 	if err := os.Mkdir(s.volumes, 0o711); err != nil {
 		t.Fatal(err)
 	}
+	s.cleanUp = sync.OnceFunc(s.deleteAll)
 	s.start()
-	t.Cleanup(s.cleanUp)
 	return s
 }
 
@@ -55,10 +56,11 @@ func newSite(t *testing.T, h Harness) *site {
 func (s *site) start() {
 	s.t.Helper()
 	s.backend = s.h.NewBackend(s.t)
+	s.t.Cleanup(s.cleanUp) // before what the newest backend needs is stopped
 	s.Manager = vm.New(vm.Config{
 		Backend: s.backend, Store: s.records, StateDir: s.dir,
 		Roots:  disk.Roots{Assets: s.h.AssetsDir, Volumes: s.volumes},
-		MaxVMs: 1000, ConsoleBytes: consoleBytes, Log: slog.New(slog.NewTextHandler(lines{s.t}, nil)),
+		MaxVMs: 1000, UIDBase: s.h.UIDBase, ConsoleBytes: consoleBytes, Log: slog.New(slog.NewTextHandler(lines{s.t}, nil)),
 	})
 	if err := s.Restore(s.t.Context()); err != nil {
 		s.t.Fatalf("restore: %v", err)
@@ -81,7 +83,8 @@ func (s *site) restart() {
 	s.start()
 }
 
-func (s *site) cleanUp() {
+// deleteAll ends the test: what it leaves is a fault.
+func (s *site) deleteAll() {
 	s.records.fail(nil)
 	for _, info := range s.all() {
 		if err := s.Delete(context.Background(), info.ID, true); err != nil {

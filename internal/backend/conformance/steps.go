@@ -114,7 +114,8 @@ func (s *site) becomes(id types.VMID, what string, within time.Duration, is func
 			return info
 		}
 		if time.Now().After(deadline) {
-			s.t.Fatalf("%s did not become %s within %s: it is %s, health %q, exit %+v", id, what, within, info.State, info.Health, info.Exit)
+			s.t.Fatalf("%s did not become %s within %s: it is %s, health %q, exit %+v; its console ends in\n%s",
+				id, what, within, info.State, info.Health, info.Exit, s.lastWords(id))
 		}
 	}
 }
@@ -131,6 +132,12 @@ func (s *site) hearsTimes(id types.VMID, text string, times int) {
 	ctx, cancel := context.WithTimeout(s.ctx(), s.h.BootTimeout)
 	defer cancel()
 	var heard strings.Builder
+	begun := time.Now()
+	defer func() {
+		if took := time.Since(begun); took > s.h.BootTimeout/4 {
+			s.t.Logf("%s took %s to say %q; it said:\n%s", id, took, text, heard.String())
+		}
+	}()
 	for r := log.Reader(-1); strings.Count(heard.String(), text) < times; {
 		chunk, err := r.Next(ctx, true)
 		if err != nil {
@@ -138,6 +145,16 @@ func (s *site) hearsTimes(id types.VMID, text string, times int) {
 		}
 		heard.Write(chunk.Bytes)
 	}
+}
+
+// lastWords is the end of a VM's console.
+func (s *site) lastWords(id types.VMID) []byte {
+	log, err := s.Console(id)
+	if err != nil {
+		return nil
+	}
+	tail, _ := log.Tail(2 << 10) // for people only
+	return tail
 }
 
 // wantKind checks what kind of error err is, and which field it names.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 )
 
@@ -129,5 +130,5 @@ func (b *Backend) Reap(ctx context.Context, h types.Handle) error {
 			return fmt.Errorf("reap QEMU of VM %s: %w", h.VM, err)
 		}
 	}
-	return vmmprocess.RemoveDir(h.RunDir)
+	return dir.Remove(h.RunDir)
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 )
 
@@ -32,7 +33,7 @@ func (b *Backend) Create(ctx context.Context, req types.CreateRequest) (types.Ma
 	}
 	m, err := l.start(ctx)
 	if err != nil {
-		return nil, errors.Join(err, vmmprocess.RemoveDir(req.RunDir))
+		return nil, errors.Join(err, dir.Remove(req.RunDir))
 	}
 	return m, nil
 }
@@ -65,7 +66,7 @@ func (l *launch) prepare() error {
 		return err
 	}
 	if err := l.listen(); err != nil {
-		return errors.Join(err, vmmprocess.RemoveDir(l.req.RunDir))
+		return errors.Join(err, dir.Remove(l.req.RunDir))
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 )
@@ -239,7 +240,7 @@ func (m *machine) Destroy(ctx context.Context) error {
 	if err := m.end(ctx); err != nil {
 		return fmt.Errorf("end QEMU of VM %s: %w", m.handle.VM, err)
 	}
-	return vmmprocess.RemoveDir(m.handle.RunDir)
+	return dir.Remove(m.handle.RunDir)
 }
 
 func (m *machine) end(ctx context.Context) error {

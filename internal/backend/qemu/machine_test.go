@@ -145,7 +145,7 @@ func TestAdoptedVMGoesOn(t *testing.T) {
 		screen := new(screen)
 		m, err := second.Adopt(t.Context(), types.AdoptRequest{Handle: v.Handle(), Spec: v.req.Spec, Console: screen})
 		must(t, err)
-		adopted := &vm{machine: m.(*machine), t: t, screen: screen, req: v.req}
+		adopted := &testVM{machine: m.(*machine), t: t, screen: screen, req: v.req}
 		t.Cleanup(func() { must(t, adopted.Destroy(context.Background())) })
 		adopted.want(lifecycle.Running)
 		if len(screen.notes) != 1 || !strings.Contains(screen.notes[0], "not observed") {
@@ -170,7 +170,7 @@ func TestKilledWhileAdopted(t *testing.T) {
 		v.Release()
 		m, err := r.another().Adopt(t.Context(), types.AdoptRequest{Handle: v.Handle(), Spec: v.req.Spec, Console: io.Discard})
 		must(t, err)
-		adopted := &vm{machine: m.(*machine), t: t, screen: v.screen, req: v.req}
+		adopted := &testVM{machine: m.(*machine), t: t, screen: v.screen, req: v.req}
 		t.Cleanup(func() { must(t, adopted.Destroy(context.Background())) })
 		must(t, syscall.Kill(v.Handle().Process.PID, syscall.SIGKILL))
 		adopted.wantExit(types.ReasonKilled, time.Second)
@@ -235,7 +235,7 @@ func TestAStoppedVMMHoldsUpNothing(t *testing.T) {
 		must(t, syscall.Kill(pid, syscall.SIGCONT))
 		m, err := second.Adopt(t.Context(), types.AdoptRequest{Handle: v.Handle(), Spec: v.req.Spec, Console: v.screen})
 		must(t, err)
-		adopted := &vm{machine: m.(*machine), t: t, screen: v.screen, req: v.req}
+		adopted := &testVM{machine: m.(*machine), t: t, screen: v.screen, req: v.req}
 		adopted.want(lifecycle.Running)
 
 		must(t, syscall.Kill(pid, syscall.SIGSTOP))

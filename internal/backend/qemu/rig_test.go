@@ -129,8 +129,8 @@ func (r *rig) another() *Backend {
 	return b
 }
 
-// vm is one VM under test.
-type vm struct {
+// testVM is one VM under test.
+type testVM struct {
 	*machine
 	t      testing.TB
 	screen *screen
@@ -164,14 +164,14 @@ func (r *rig) request(name string, spec types.Spec) types.CreateRequest {
 }
 
 // create makes a VM; its end is seen to when the test ends.
-func (r *rig) create(name string, spec types.Spec) *vm {
+func (r *rig) create(name string, spec types.Spec) *testVM {
 	r.t.Helper()
 	return r.createFrom(r.request(name, spec))
 }
 
-func (r *rig) createFrom(req types.CreateRequest) *vm {
+func (r *rig) createFrom(req types.CreateRequest) *testVM {
 	r.t.Helper()
-	v := &vm{t: r.t, screen: req.Console.(*screen), req: req}
+	v := &testVM{t: r.t, screen: req.Console.(*screen), req: req}
 	commits := 0
 	req.Commit = func(h types.Handle) error {
 		commits++
@@ -195,7 +195,7 @@ func (r *rig) createFrom(req types.CreateRequest) *vm {
 }
 
 // boot makes a VM and waits until its user space speaks.
-func (r *rig) boot(name string, args ...string) *vm {
+func (r *rig) boot(name string, args ...string) *testVM {
 	r.t.Helper()
 	v := r.create(name, r.spec(args...))
 	must(r.t, v.Boot(r.t.Context()))
@@ -203,7 +203,7 @@ func (r *rig) boot(name string, args ...string) *vm {
 	return v
 }
 
-func (v *vm) want(state lifecycle.State) {
+func (v *testVM) want(state lifecycle.State) {
 	v.t.Helper()
 	got, err := v.State(v.t.Context())
 	must(v.t, err)
@@ -213,7 +213,7 @@ func (v *vm) want(state lifecycle.State) {
 }
 
 // wantExit waits for the end and checks the reason; within bounds the wait.
-func (v *vm) wantExit(reason string, within time.Duration) types.Exit {
+func (v *testVM) wantExit(reason string, within time.Duration) types.Exit {
 	v.t.Helper()
 	if !v.endsWithin(within) {
 		v.t.Fatalf("VM has not ended within %s; console:\n%s", within, v.screen)
@@ -226,7 +226,7 @@ func (v *vm) wantExit(reason string, within time.Duration) types.Exit {
 	return x
 }
 
-func (v *vm) endsWithin(limit time.Duration) bool {
+func (v *testVM) endsWithin(limit time.Duration) bool {
 	select {
 	case <-v.Exited():
 		return true
@@ -241,7 +241,7 @@ func (v *vm) endsWithin(limit time.Duration) bool {
 }
 
 // wantGone checks that nothing of the VM is left.
-func (v *vm) wantGone() {
+func (v *testVM) wantGone() {
 	v.t.Helper()
 	wantNoDir(v.t, v.req.RunDir)
 	if err := syscall.Kill(v.machine.handle.Process.PID, 0); err != syscall.ESRCH {
@@ -380,9 +380,11 @@ func copyFile(t testing.TB, from, to string) {
 }
 
 func pidState(t testing.TB, pid int) string {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	must(t, err)
-	return strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))[0]
+	state, _ := stat(pid)
+	if state == "" {
+		t.Fatalf("there is no process %d", pid)
+	}
+	return state
 }
 
 // bzImage is the bootable twin of an uncompressed kernel, or the kernel itself.
@@ -393,10 +395,10 @@ func bzImage(kernel string) string {
 	return kernel
 }
 
-func pidText(v *vm) string { return strconv.Itoa(v.Handle().Process.PID) }
+func pidText(v *testVM) string { return strconv.Itoa(v.Handle().Process.PID) }
 
 // powerOff asks until the guest obeys: a press before its user space listens is lost.
-func (v *vm) powerOff() types.Exit {
+func (v *testVM) powerOff() types.Exit {
 	v.t.Helper()
 	tick := time.NewTicker(300 * time.Millisecond)
 	defer tick.Stop()

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"strings"
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
@@ -17,11 +18,17 @@ func (v *vmm) guest() {
 		v.shutdown(true, "guest-reset")
 		return
 	}
+	v.mu.Lock()
+	v.pressed = false // a press before anybody listened is lost
+	v.mu.Unlock()
 	v.console.say(guest.Marker)
-	v.work()
 	go v.button()
+	v.work()
 	if v.wishes.Count {
 		go v.count()
+	}
+	if v.wishes.Flood {
+		go v.flood()
 	}
 	if v.wishes.Exit == "" {
 		return
@@ -67,11 +74,17 @@ func (v *vmm) count() {
 	}
 }
 
-// button waits for the power button, as the guest's driver does: a press before it listens is lost.
+// flood writes as fast as the console takes it, in pieces as a serial port's would be.
+func (v *vmm) flood() {
+	filler := strings.Repeat(" and on", 8)
+	for n := 1; ; n++ {
+		v.waitRunning()
+		v.console.say(guest.FloodLine(n, filler))
+	}
+}
+
+// button waits for the power button.
 func (v *vmm) button() {
-	v.mu.Lock()
-	v.pressed = false
-	v.mu.Unlock()
 	for {
 		v.mu.Lock()
 		for !v.pressed || v.status != "running" {
