@@ -29,6 +29,7 @@ type metald struct {
 	*vm.Manager
 	t       failer
 	dir     string
+	roots   disk.Roots
 	host    *fake.Host
 	store   *store.Failing
 	failPut atomic.Bool // the next Put fails
@@ -53,7 +54,7 @@ func newMetald(t failer) *metald {
 			t.Fatalf("%v", err)
 		}
 	}
-	d := &metald{t: t, dir: dir, host: fake.NewHost(), store: &store.Failing{Store: store.NewMem()}}
+	d := &metald{t: t, dir: dir, roots: disk.Roots{Assets: dir}, host: fake.NewHost(), store: &store.Failing{Store: store.NewMem()}}
 	d.host.MuteTimeout = time.Millisecond
 	d.store.OnPut = func(store.Record) error {
 		if d.failPut.Swap(false) {
@@ -68,7 +69,7 @@ func newMetald(t failer) *metald {
 func (d *metald) start() {
 	d.t.Helper()
 	d.Manager = vm.New(vm.Config{
-		Backend: fake.New(d.host), Store: d.store, StateDir: d.dir, Roots: disk.Roots{Assets: d.dir},
+		Backend: fake.New(d.host), Store: d.store, StateDir: d.dir, Roots: d.roots,
 		MaxVMs: 1000, ConsoleBytes: 4096, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err := d.Restore(context.Background()); err != nil {
@@ -277,8 +278,6 @@ func (m *model) withFailingStore(t *rapid.T, id types.VMID, name string) {
 		}
 	}
 }
-
-func (m *model) restart() { m.stop(); m.start() }
 
 // check compares what Get and List say with the model, and the processes with both.
 func (m *model) check(t *rapid.T) {
