@@ -148,14 +148,14 @@ var verbs = map[string]struct {
 
 func shutdown(force bool) func(*metald, types.VMID) error {
 	return func(d *metald, id types.VMID) error {
-		_, err := d.Shutdown(context.Background(), id, force, time.Minute)
+		_, err := d.Shutdown(context.Background(), id, force, 10*time.Second)
 		return err
 	}
 }
 
 func reboot(force bool) func(*metald, types.VMID) error {
 	return func(d *metald, id types.VMID) error {
-		_, err := d.Reboot(context.Background(), id, force, time.Minute)
+		_, err := d.Reboot(context.Background(), id, force, 10*time.Second)
 		return err
 	}
 }
@@ -288,6 +288,18 @@ func (m *model) check(t *rapid.T) {
 	}
 	if len(listed) != len(m.vms) || page.Total != len(m.vms) {
 		t.Fatalf("listed %d of %d VMs, want %d", len(listed), page.Total, len(m.vms))
+	}
+	for _, state := range []lifecycle.State{lifecycle.Created, lifecycle.Running, lifecycle.Paused, lifecycle.Shutdown} {
+		page := m.List(vm.ListQuery{Limit: 100, States: []lifecycle.State{state}})
+		n := 0
+		for _, v := range m.vms {
+			if v.state == state {
+				n++
+			}
+		}
+		if page.Total != n || len(page.VMs) != n {
+			t.Fatalf("%d VMs listed and %d counted as %s, want %d", len(page.VMs), page.Total, state, n)
+		}
 	}
 	alive := 0
 	for id, v := range m.vms {
