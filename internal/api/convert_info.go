@@ -69,6 +69,10 @@ func consoleToProto(c types.Console) *pb.ConsoleConfig {
 	return &pb.ConsoleConfig{Enabled: c.Enabled, Output: c.Output, Input: c.Input, ConsoleType: c.Type}
 }
 
+// minCPUPeriod is how long a guest must have run before its processor time says something about the guest: until then
+// most of it is what the VMM took to start.
+const minCPUPeriod = time.Second
+
 // metricsToProto shows what is known of a running or paused VM. Everything in u that is nil stays unset.
 func metricsToProto(info vm.Info, u types.Usage, now time.Time) *pb.VmMetrics {
 	m := &pb.VmMetrics{NetworkStats: networkStats(u.Networks), StorageStats: storageStats(u.Disks)}
@@ -78,7 +82,7 @@ func metricsToProto(info vm.Info, u types.Usage, now time.Time) *pb.VmMetrics {
 	if info.BootedAt.IsZero() {
 		return m
 	}
-	if elapsed := u.At.Sub(info.BootedAt); u.CPUTime != nil && elapsed > 0 {
+	if elapsed := u.At.Sub(info.BootedAt); u.CPUTime != nil && elapsed >= minCPUPeriod {
 		m.CpuUsagePercent = 100 * u.CPUTime.Seconds() / elapsed.Seconds()
 	}
 	if info.State == lifecycle.Running {

@@ -147,6 +147,7 @@ func TestMetricsShowWhatIsKnown(t *testing.T) {
 		{"nothing measured", vm.Info{State: lifecycle.Running, BootedAt: booted}, types.Usage{}, &pb.VmMetrics{UptimeSeconds: 11}},
 		{"boot was not seen", vm.Info{State: lifecycle.Running}, types.Usage{At: full.At, CPUTime: &cpu}, &pb.VmMetrics{}},
 		{"reading of an earlier incarnation", vm.Info{State: lifecycle.Running, BootedAt: full.At.Add(time.Second)}, types.Usage{At: full.At, CPUTime: &cpu}, &pb.VmMetrics{}},
+		{"just booted", vm.Info{State: lifecycle.Paused, BootedAt: full.At.Add(-time.Second / 2)}, types.Usage{At: full.At, CPUTime: &cpu}, &pb.VmMetrics{}},
 		{"no disks is no I/O", vm.Info{State: lifecycle.Running}, types.Usage{Disks: map[string]types.DiskUsage{}}, &pb.VmMetrics{StorageStats: &pb.StorageStats{}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -243,3 +243,80 @@ func TestConsoleStreamsAreCheckedAndEndWithMetald(t *testing.T) {
 	}
 	eventually(t, "Run returned", ended.Load)
 }
+
+func TestTheConsoleOfAVM(t *testing.T) {
+	s := serve(t, nil)
+	s.create(t, "a")
+	log, err := console.Open(t.TempDir(), 8<<10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.vms.logs = map[types.VMID]*console.Log{"a": log}
+	write := func(text string) {
+		if _, err := io.WriteString(log, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := func(req *pb.StreamConsoleRequest) (text string, lost int64) {
+		stream := s.stream(t, http.DefaultClient, req)
+		for stream.Receive() {
+			text += string(stream.Msg().GetData())
+			lost += stream.Msg().GetLostBytes()
+		}
+		if err := stream.Err(); err != nil {
+			t.Error(err)
+		}
+		return text, lost
+	}
+	if text, _ := all(&pb.StreamConsoleRequest{VmId: "a"}); text != "" {
+		t.Errorf("a guest that said nothing: %q", text)
+	}
+	write("one two three")
+	if text, _ := all(&pb.StreamConsoleRequest{VmId: "a"}); text != "one two three" {
+		t.Errorf("all: %q", text)
+	}
+	if text, _ := all(&pb.StreamConsoleRequest{VmId: "a", TailBytes: 5}); text != "three" {
+		t.Errorf("the last five bytes: %q", text)
+	}
+	stream := s.stream(t, http.DefaultClient, &pb.StreamConsoleRequest{VmId: "a", Follow: true, TailBytes: 1})
+	if !stream.Receive() || string(stream.Msg().GetData()) != "e" || stream.Msg().GetOffset() != 12 {
+		t.Fatalf("%v %v", stream.Msg(), stream.Err())
+	}
+	write("!")
+	if !stream.Receive() || string(stream.Msg().GetData()) != "!" {
+		t.Fatalf("%v %v", stream.Msg(), stream.Err())
+	}
+	if err := log.Close(); err != nil { // as the manager does when the VM is deleted
+		t.Fatal(err)
+	}
+	if stream.Receive() || stream.Err() != nil {
+		t.Errorf("after the deletion: %v %v", stream.Msg(), stream.Err())
+	}
+}
+
+func TestAClientThatStopsReadingAnHTTP2StreamLosesIt(t *testing.T) {
+	tp := &tape{feed: make(chan console.Chunk)}
+	s := serveTape(t, tp, func(c *Config) {
+		c.timeouts = defaultTimeouts()
+		c.timeouts.write = 100 * time.Millisecond
+	})
+	s.create(t, "a")
+	plain := connect.WithAcceptCompression("gzip", nil, nil) // or gigabytes of zeros fit into the window of the client
+	stream := s.stream(t, h2cClient(t), &pb.StreamConsoleRequest{VmId: "a", Follow: true}, plain) // and never Receive
+	stop, fed := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(fed)
+		for {
+			select {
+			case tp.feed <- console.Chunk{Bytes: make([]byte, 1<<20)}:
+			case <-stop:
+				return
+			}
+		}
+	}()
+	eventually(t, "the stream that nobody reads is given up", func() bool { return strings.Contains(s.log.String(), "StreamConsole") })
+	close(stop)
+	<-fed
+	s.must(t, "GetVmInfo", `{"vm_id":"a"}`)
+	stream.Close()
+}

@@ -1575,6 +1575,7 @@ func (x *GetVmInfoResponse) GetModifiedTimestamp() int64 {
 type VmMetrics struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Processor time of the VMM process since boot, per elapsed time since boot, times 100: one busy vCPU is 100.
+	// Absent in the first second, when it would tell of the VMM's start and not of the guest.
 	CpuUsagePercent float64 `protobuf:"fixed64,1,opt,name=cpu_usage_percent,json=cpuUsagePercent,proto3" json:"cpu_usage_percent,omitempty"`
 	// Resident memory of the VMM process now.
 	MemoryUsageBytes int64 `protobuf:"varint,2,opt,name=memory_usage_bytes,json=memoryUsageBytes,proto3" json:"memory_usage_bytes,omitempty"`
