@@ -185,7 +185,7 @@ func (e *entry) takeOver(ctx context.Context) {
 func (e *entry) find(ctx context.Context) (types.Machine, found) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	machine, err := e.m.cfg.Backend.Adopt(ctx, types.AdoptRequest{Handle: *e.rec.Handle, Spec: e.rec.Spec, Console: e.console})
+	machine, err := e.m.cfg.Backend.Adopt(ctx, types.AdoptRequest{Handle: *e.rec.Handle, Spec: e.rec.Spec, Console: e.console, Ended: e.observeEnd})
 	if errors.Is(err, types.ErrGone) {
 		return nil, foundGone
 	}
