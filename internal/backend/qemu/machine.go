@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -242,7 +243,8 @@ func (m *machine) Exit() types.Exit {
 	return m.exit
 }
 
-// Destroy tells QEMU to quit, kills it where it doesn't within quitTimeout or ctx, and removes the run directory.
+// Destroy tells a QEMU that writes to disks to quit, kills it where it doesn't within quitTimeout or ctx, or where it
+// has nothing to finish, and removes the run directory.
 func (m *machine) Destroy(ctx context.Context) error {
 	if err := m.end(ctx); err != nil {
 		return fmt.Errorf("end QEMU of VM %s: %w", m.handle.VM, err)
@@ -257,7 +259,7 @@ func (m *machine) end(ctx context.Context) error {
 	m.mu.Lock()
 	m.forced = true
 	m.mu.Unlock()
-	if m.quit(ctx) {
+	if m.writes() && m.quit(ctx) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
@@ -280,6 +282,11 @@ func (m *machine) ended() bool {
 	default:
 		return false
 	}
+}
+
+// writes tells whether QEMU may have something to finish: writes to a disk that it has taken from the guest.
+func (m *machine) writes() bool {
+	return slices.ContainsFunc(m.spec.Disks, func(d types.Disk) bool { return !d.ReadOnly })
 }
 
 // quit asks QEMU to end, which lets its disks finish what they do, and tells whether it has.
