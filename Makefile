@@ -19,7 +19,8 @@ STATE  ?= build/state
 # Arguments for `make bench`, such as BENCH=Create.
 BENCH  ?= .
 
-COMMANDS := $(filter-out guest-init,$(notdir $(wildcard cmd/*)))
+# What `make build` builds: all but the tools of this tree, which are run from source, and the guest's init.
+COMMANDS := $(filter-out docgen guest-init vm-assets,$(notdir $(wildcard cmd/*)))
 
 .PHONY: help demo run build test lint generate docs bench vm-assets packages clean
 help: ## list the targets
@@ -53,13 +54,13 @@ docs: packages-build ## rewrite the generated parts of the documentation
 bench: packages-test vm-assets ## benchmarks
 	METALD_TEST_ASSETS=$(abspath $(ASSETS)) go test -buildvcs=false -run '^$$' -bench '$(BENCH)' -benchmem ./...
 
-vm-assets: packages-run ## kernel and root disk for guests, in $(ASSETS)
+vm-assets: packages-run $(if $(filter micro,$(KERNEL)),packages-micro-kernel) ## kernel and root disk for guests, in $(ASSETS)
 	go run -buildvcs=false ./cmd/vm-assets -out $(ASSETS) -kernel $(KERNEL)
 
 packages: packages-test ## install what build, demo and tests need
 
-.PHONY: packages-build packages-run packages-test
-packages-build packages-run packages-test: packages-%:
+.PHONY: packages-build packages-run packages-test packages-micro-kernel
+packages-build packages-run packages-test packages-micro-kernel: packages-%:
 	@hack/packages $*
 
 clean: ## remove build/

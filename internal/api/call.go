@@ -34,7 +34,7 @@ type call struct {
 
 	started time.Time
 	status  int  // of the response, 0 before it began
-	reading bool // the read deadline is set
+	reading bool // the read deadline was set
 	writing bool // the write deadline is set
 	rpc     bool // it is for the service
 
@@ -115,19 +115,14 @@ func (c *call) Flush() {
 // callBody is a request's body that has a bounded time to come in, as a whole.
 type callBody struct{ call *call }
 
-// Read reads the body. At its end the deadline goes, as the connection is read on to see whether the client leaves.
+// Read reads the body. The server clears the deadline itself once the body has ended.
 func (b callBody) Read(p []byte) (int, error) {
 	c := b.call
 	if !c.reading {
 		c.reading = true
 		_ = c.control.SetReadDeadline(time.Now().Add(c.limits.body))
 	}
-	n, err := c.body.Read(p)
-	if err != nil {
-		c.reading = false
-		_ = c.control.SetReadDeadline(time.Time{})
-	}
-	return n, err
+	return c.body.Read(p)
 }
 
 // Close closes the body.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -147,6 +148,29 @@ func TestLargeRequestsAreRefused(t *testing.T) {
 	}
 	if !strings.Contains(s.log.String(), `"status":429`) {
 		t.Error("a request that was too large left no line in the log")
+	}
+}
+
+// endless is a body that does not end.
+type endless struct{ sent atomic.Int64 }
+
+func (e *endless) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = ' '
+	}
+	e.sent.Add(int64(len(p)))
+	return len(p), nil
+}
+
+func TestAnEndlessBodyIsNotReadOn(t *testing.T) {
+	s := serve(t, nil)
+	var body endless
+	req := s.request(t, "CreateVm", "application/json", &body)
+	if a := s.do(t, req); a.Code != "resource_exhausted" {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if sent := body.sent.Load(); sent > 32<<20 {
+		t.Errorf("%d bytes of it were taken", sent)
 	}
 }
 

@@ -301,7 +301,7 @@ func TestAClientThatStopsReadingAnHTTP2StreamLosesIt(t *testing.T) {
 		c.timeouts.write = 100 * time.Millisecond
 	})
 	s.create(t, "a")
-	plain := connect.WithAcceptCompression("gzip", nil, nil) // or gigabytes of zeros fit into the window of the client
+	plain := connect.WithAcceptCompression("gzip", nil, nil)                                      // or gigabytes of zeros fit into the window of the client
 	stream := s.stream(t, h2cClient(t), &pb.StreamConsoleRequest{VmId: "a", Follow: true}, plain) // and never Receive
 	stop, fed := make(chan struct{}), make(chan struct{})
 	go func() {

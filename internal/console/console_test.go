@@ -212,8 +212,8 @@ func TestFollowersGoAtTheirOwnSpeed(t *testing.T) {
 	quick, slow, idle := l.Reader(-1), l.Reader(-1), l.Reader(-1)
 	stuck := make(chan struct{})
 	wg.Go(func() { follow(quick, func() {}) })
-	wg.Go(func() { follow(slow, func() { time.Sleep(time.Millisecond) }) })
-	wg.Go(func() { follow(idle, func() { <-stuck }) }) // a client that does not read
+	wg.Go(func() { follow(slow, func() { time.Sleep(time.Millisecond) }) }) // a slow client
+	wg.Go(func() { follow(idle, func() { <-stuck }) })                      // a client that does not read
 	for at := int64(0); at < total; at += step {
 		write(t, l, at, step)
 		if b, err := l.Tail(100); err != nil || !bytes.Equal(b, output(at+step-100, 100)) {

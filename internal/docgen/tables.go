@@ -14,12 +14,8 @@ func backendMatrix(list []backend.Descriptor) string {
 	head, line := []string{"field"}, []string{"---"}
 	var caps []types.Capabilities
 	for _, d := range list {
-		b, err := d.New(backend.Host{})
-		if err != nil {
-			panic(fmt.Sprintf("docgen: a backend cannot be described: %v", err))
-		}
 		head, line = append(head, d.Name), append(line, "---")
-		caps = append(caps, b.Capabilities())
+		caps = append(caps, capabilities(d))
 	}
 	rows := [][]string{head, line}
 	add := func(name string, cell func(types.Capabilities) string) {
@@ -37,6 +33,15 @@ func backendMatrix(list []backend.Descriptor) string {
 		add("`"+string(f)+"`", func(c types.Capabilities) string { return support(c.Fields[f]) })
 	}
 	return table(rows)
+}
+
+// capabilities asks a backend that is made for no host; making it touches none.
+func capabilities(d backend.Descriptor) types.Capabilities {
+	b, err := d.New(backend.Host{QEMUAccel: "auto"})
+	if err != nil {
+		panic(fmt.Sprintf("docgen: the backend %s cannot be described: %v", d.Name, err))
+	}
+	return b.Capabilities()
 }
 
 func support(s types.Support) string {

@@ -22,8 +22,6 @@ type entry struct {
 	console *console.Log
 	log     *slog.Logger
 
-	restored uint64 // incarnation that the record named when metald started
-
 	born   chan struct{} // closed when the creation has succeeded or failed
 	gone   chan struct{} // closed when nothing of the VM is left, its record included
 	hidden atomic.Bool   // deleted, and soon gone

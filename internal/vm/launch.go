@@ -23,7 +23,7 @@ func (e *entry) launch(ctx context.Context, f files) (types.Machine, error) {
 		ID: e.id, Incarnation: e.rec.Incarnation, Spec: e.rec.Spec,
 		Kernel: f.kernel, Initrd: f.initrd, Disks: f.disks,
 		RunDir: m.runDir(e.id, e.rec.Incarnation), UID: uid, GID: uid,
-		Console: e.console,
+		Console: e.console, Ended: e.observeEnd,
 		Commit: func(h types.Handle) error {
 			e.rec.Handle = &h
 			return e.save()
@@ -44,17 +44,23 @@ func (e *entry) hold(machine types.Machine) {
 	e.rec.Exit, e.rec.ExitedAt = nil, time.Time{}
 }
 
-// attach makes machine the VM's own and watches for its end.
+// attach makes machine the VM's own.
 func (e *entry) attach(machine types.Machine) {
-	l := &live{machine: machine, ended: make(chan struct{}), reading: reading{asking: make(chan struct{}, 1)}}
-	e.live.Store(l)
-	e.m.start(func() {
+	e.live.Store(&live{machine: machine, ended: make(chan struct{}), reading: reading{asking: make(chan struct{}, 1)}})
+}
+
+// observeEnd has the runner look at a VMM that has ended. The backend calls it.
+func (e *entry) observeEnd() {
+	// Refused only when metald stops: the next one observes the end.
+	_ = e.enqueue(func() {
+		l := e.live.Load()
+		if l == nil {
+			return // the VM has dealt with it, or never came of it
+		}
 		select {
-		case <-machine.Exited():
-			// Refused only when metald stops: the next one observes the end.
-			_ = e.enqueue(func() { e.observeExit(l) })
-		case <-l.ended:
-		case <-e.m.stopping:
+		case <-l.machine.Exited():
+			e.observeExit(l)
+		default: // another incarnation lives
 		}
 	})
 }

@@ -29,6 +29,7 @@ type metald struct {
 	*vm.Manager
 	t       failer
 	dir     string
+	roots   disk.Roots
 	host    *fake.Host
 	store   *store.Failing
 	failPut atomic.Bool // the next Put fails
@@ -53,7 +54,7 @@ func newMetald(t failer) *metald {
 			t.Fatalf("%v", err)
 		}
 	}
-	d := &metald{t: t, dir: dir, host: fake.NewHost(), store: &store.Failing{Store: store.NewMem()}}
+	d := &metald{t: t, dir: dir, roots: disk.Roots{Assets: dir}, host: fake.NewHost(), store: &store.Failing{Store: store.NewMem()}}
 	d.host.MuteTimeout = time.Millisecond
 	d.store.OnPut = func(store.Record) error {
 		if d.failPut.Swap(false) {
@@ -68,7 +69,7 @@ func newMetald(t failer) *metald {
 func (d *metald) start() {
 	d.t.Helper()
 	d.Manager = vm.New(vm.Config{
-		Backend: fake.New(d.host), Store: d.store, StateDir: d.dir, Roots: disk.Roots{Assets: d.dir},
+		Backend: fake.New(d.host), Store: d.store, StateDir: d.dir, Roots: d.roots,
 		MaxVMs: 1000, ConsoleBytes: 4096, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err := d.Restore(context.Background()); err != nil {
@@ -147,14 +148,14 @@ var verbs = map[string]struct {
 
 func shutdown(force bool) func(*metald, types.VMID) error {
 	return func(d *metald, id types.VMID) error {
-		_, err := d.Shutdown(context.Background(), id, force, time.Minute)
+		_, err := d.Shutdown(context.Background(), id, force, 10*time.Second)
 		return err
 	}
 }
 
 func reboot(force bool) func(*metald, types.VMID) error {
 	return func(d *metald, id types.VMID) error {
-		_, err := d.Reboot(context.Background(), id, force, time.Minute)
+		_, err := d.Reboot(context.Background(), id, force, 10*time.Second)
 		return err
 	}
 }
@@ -278,8 +279,6 @@ func (m *model) withFailingStore(t *rapid.T, id types.VMID, name string) {
 	}
 }
 
-func (m *model) restart() { m.stop(); m.start() }
-
 // check compares what Get and List say with the model, and the processes with both.
 func (m *model) check(t *rapid.T) {
 	listed := map[types.VMID]vm.Info{}
@@ -289,6 +288,18 @@ func (m *model) check(t *rapid.T) {
 	}
 	if len(listed) != len(m.vms) || page.Total != len(m.vms) {
 		t.Fatalf("listed %d of %d VMs, want %d", len(listed), page.Total, len(m.vms))
+	}
+	for _, state := range []lifecycle.State{lifecycle.Created, lifecycle.Running, lifecycle.Paused, lifecycle.Shutdown} {
+		page := m.List(vm.ListQuery{Limit: 100, States: []lifecycle.State{state}})
+		n := 0
+		for _, v := range m.vms {
+			if v.state == state {
+				n++
+			}
+		}
+		if page.Total != n || len(page.VMs) != n {
+			t.Fatalf("%d VMs listed and %d counted as %s, want %d", len(page.VMs), page.Total, state, n)
+		}
 	}
 	alive := 0
 	for id, v := range m.vms {

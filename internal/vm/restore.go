@@ -42,15 +42,15 @@ func (m *Manager) Restore(ctx context.Context) error {
 		return err
 	}
 	m.reserve(records)
+	if err := m.sweep(records); err != nil {
+		return err
+	}
 	var all errgroup.Group
 	all.SetLimit(adoptions)
 	for _, rec := range records {
 		all.Go(func() error { return m.restore(ctx, rec) })
 	}
-	if err := all.Wait(); err != nil {
-		return err
-	}
-	return m.sweep()
+	return all.Wait()
 }
 
 // reserve takes what the records hold before anybody can ask for it.
@@ -148,7 +148,6 @@ func classify(rec store.Record, f found) action {
 // restore takes over one VM. Its error stops the start; what concerns one VM only is logged.
 func (m *Manager) restore(ctx context.Context, rec store.Record) error {
 	e := m.newEntry(rec)
-	e.restored = rec.Incarnation
 	if err := e.openConsole(); err != nil {
 		return err
 	}
@@ -186,7 +185,7 @@ func (e *entry) takeOver(ctx context.Context) {
 func (e *entry) find(ctx context.Context) (types.Machine, found) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	machine, err := e.m.cfg.Backend.Adopt(ctx, types.AdoptRequest{Handle: *e.rec.Handle, Spec: e.rec.Spec, Console: e.console})
+	machine, err := e.m.cfg.Backend.Adopt(ctx, types.AdoptRequest{Handle: *e.rec.Handle, Spec: e.rec.Spec, Console: e.console, Ended: e.observeEnd})
 	if errors.Is(err, types.ErrGone) {
 		return nil, foundGone
 	}
@@ -222,6 +221,7 @@ func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f
 	switch act {
 	case actKeep:
 		e.publish()
+		e.rebootIfDue(ctx)
 	case actAdopt:
 		e.health = ""
 		e.hold(machine)
@@ -341,9 +341,15 @@ func (e *entry) remove() error {
 	return e.m.cfg.Store.Delete(e.id)
 }
 
-// sweep removes directories that belong to no VM.
-func (m *Manager) sweep() error {
-	owned := m.ownedDirs()
+// sweep removes directories that belong to no VM. It comes before anything boots, which would want one of them.
+func (m *Manager) sweep(records []store.Record) error {
+	owned := map[string]bool{}
+	for _, rec := range records {
+		owned[m.vmDir(rec.ID)] = true
+		if rec.Handle != nil {
+			owned[rec.Handle.RunDir] = true
+		}
+	}
 	for _, parent := range []string{"vms", "run"} {
 		parent = filepath.Join(m.cfg.StateDir, parent)
 		entries, err := os.ReadDir(parent)
@@ -362,20 +368,4 @@ func (m *Manager) sweep() error {
 		}
 	}
 	return nil
-}
-
-// ownedDirs is every directory that a VM needs, and those that could not be removed yet.
-func (m *Manager) ownedDirs() map[string]bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	owned := map[string]bool{}
-	for id, e := range m.byID {
-		owned[m.vmDir(id)] = true
-		if info := e.snapshot.Load(); info == nil {
-			owned[m.runDir(id, e.restored)] = true
-		} else if info.PID != 0 {
-			owned[m.runDir(id, info.Incarnation)] = true
-		}
-	}
-	return owned
 }

@@ -154,8 +154,8 @@ func (e *entry) drive(ctx context.Context, event lifecycle.Event, do func(types.
 	return e.command(ctx, l, event, want, func(ctx context.Context) error { return do(l.machine, ctx) })
 }
 
-// command gives a machine a command that leads to want, and looks at what became of it where it did not succeed. A VMM that does not answer is reported
-// in Health, and looked at again until it does.
+// command gives a machine a command that leads to want, and looks at what became of it where it did not succeed.
+// A VMM that does not answer is reported in Health, and looked at again until it does.
 func (e *entry) command(ctx context.Context, l *live, event lifecycle.Event, want lifecycle.State, give func(context.Context) error) error {
 	giveCtx, cancel := context.WithTimeout(ctx, verbTimeout)
 	defer cancel()

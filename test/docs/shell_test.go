@@ -139,12 +139,22 @@ func runnable(list []block) string {
 // prelude makes a call that is answered by an error fail, and keeps curl from drawing its progress.
 const prelude = "set -eu -o pipefail\ncurl() { command curl --silent --show-error --fail-with-body \"$@\"; }\n"
 
+// patience is how long all blocks of one document may take.
+const patience = 3 * time.Minute
+
 func runScript(t *testing.T, script string) {
 	t.Helper()
-	cmd := exec.Command("bash", "-c", prelude+script)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-c", prelude+script)
 	cmd.Dir = t.TempDir()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // and what the shell runs
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
+	if ctx.Err() != nil {
+		t.Errorf("the blocks did not end within %s", patience)
+	}
 	if err != nil {
 		t.Error(err)
 	}

@@ -18,6 +18,7 @@ type machine struct {
 	process *process
 	handle  types.Handle
 	exited  chan struct{}
+	told    func() // called when exited was closed; may be nil
 
 	verbs    atomic.Int32 // that are under way
 	released atomic.Bool

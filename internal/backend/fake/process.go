@@ -107,9 +107,13 @@ func (p *process) end(exit types.Exit) {
 	p.finishSaying() // Exited says that everything was read
 	close(p.ended)
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.attached != nil {
-		close(p.attached.exited)
+	m := p.attached
+	if m != nil {
+		close(m.exited)
+	}
+	p.mu.Unlock()
+	if m != nil && m.told != nil {
+		m.told()
 	}
 }
 

@@ -165,7 +165,7 @@ func (l *launch) closeFiles() {
 
 // start runs QEMU and talks to it until it is known to be as it should. After an error it is dead.
 func (l *launch) start(ctx context.Context) (_ *machine, err error) {
-	m := newMachine(l.handle(), l.req.Spec, l.private, l.req.Console)
+	m := newMachine(l.handle(), l.req.Spec, l.private, l.req.Console, l.req.Ended)
 	m.process, err = l.backend.cfg.Supervisor.Start(ctx, l.command(), func(id types.ProcessIdentity) error {
 		m.handle.Process = id
 		return l.req.Commit(m.handle)

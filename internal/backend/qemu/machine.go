@@ -36,6 +36,7 @@ type machine struct {
 	stats   stats
 
 	exited   chan struct{}
+	told     func() // called when exited was closed; may be nil
 	released chan struct{}
 	finished chan struct{} // run has returned
 	release  sync.Once
@@ -61,6 +62,9 @@ func (m *machine) run() {
 	m.stats.close()
 	m.settle()
 	close(m.exited)
+	if m.told != nil {
+		m.told()
+	}
 }
 
 // drain waits until the console's last words are written.

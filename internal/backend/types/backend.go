@@ -57,6 +57,10 @@ type CreateRequest struct {
 	UID, GID uint32    // whom the VMM should run as; 0 is metald's own user
 	Console  io.Writer // takes the guest's console output; never blocks for long
 
+	// Ended, where it is set, is called once after Exited was closed, by a goroutine of the backend's. It does not
+	// block. So nobody needs a goroutine per machine to wait for its end.
+	Ended func()
+
 	// Commit saves the handle. The backend calls it once, when the process exists and before it can do
 	// anything: so there is never a live VMM without a record. An error aborts the create.
 	Commit func(Handle) error
@@ -67,6 +71,7 @@ type AdoptRequest struct {
 	Handle  Handle
 	Spec    Spec
 	Console io.Writer
+	Ended   func() // as in CreateRequest
 }
 
 // Machine is one VMM process and the guest in it, one incarnation. Its verbs are called by one goroutine at a
