@@ -27,7 +27,7 @@ const handleVersion = 1
 // Config is what a Backend needs. Supervisor, Drainer and Log are required.
 type Config struct {
 	Binary       string // absolute path of qemu-system-x86_64; "" looks on PATH each time one is needed
-	Accel        string // "auto", "kvm" or "tcg"
+	Accel        string // "auto", "kvm" or "tcg"; "" is auto
 	StateDir     string // where the verdict about KVM is kept; "" keeps it in memory only
 	CanaryKernel string // kernel of the trial boot that decides about KVM; "" means that auto never takes KVM
 
@@ -50,6 +50,8 @@ var _ types.Backend = (*Backend)(nil)
 // first VM.
 func New(cfg Config) (*Backend, error) {
 	switch cfg.Accel {
+	case "":
+		cfg.Accel = accelAuto
 	case accelAuto, accelKVM, accelTCG:
 	default:
 		return nil, fmt.Errorf("QEMU's accelerator %q is none of auto, kvm, tcg", cfg.Accel)

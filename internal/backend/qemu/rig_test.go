@@ -189,7 +189,8 @@ func (r *rig) createFrom(req types.CreateRequest) *testVM {
 	v.machine = m.(*machine)
 	r.t.Cleanup(func() {
 		select {
-		case <-v.machine.released: // somebody else has it
+		case <-v.machine.released: // somebody else has it, or had it and is done
+			must(r.t, r.backend.Reap(context.Background(), v.Handle()))
 		default:
 			must(r.t, v.Destroy(context.Background()))
 		}
