@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"errors"
 
 	"golang.org/x/sync/errgroup"
 
@@ -26,27 +27,36 @@ func (m *Manager) Delete(ctx context.Context, id types.VMID, force bool) error {
 	return err
 }
 
-// delete saves the intent while the VMM ends, and removes files only when both are done: a crash before that
-// leaves a VM that is shut down, a crash after it one whose deletion goes on.
+// delete saves the intent while the VMM ends, and removes the VM's files when the intent is saved: a crash before
+// that leaves a VM that is shut down, a crash after it one whose deletion goes on. A VMM that still lives then may
+// go on writing to a disk that has no name any more.
 func (e *entry) delete(ctx context.Context) (after, error) {
 	e.dropReboot("the VM was deleted")
 	doomed := e.rec
 	doomed.Phase = store.Deleting
-	var both errgroup.Group
-	both.Go(func() error { return e.m.cfg.Store.Put(doomed) })
+	saved := false
+	var files errgroup.Group
+	files.Go(func() error {
+		if err := e.m.cfg.Store.Put(doomed); err != nil {
+			e.log.Error("a VM's record could not be saved", "vm", e.id, "error", err)
+			return errNotSaved
+		}
+		saved = true
+		e.closeConsole() // or it could make its directory anew
+		if err := e.m.removeDir(e.id); err != nil {
+			return types.Errorf(types.KindInternal, "remove the files of VM %s: %w", e.id, err)
+		}
+		return nil
+	})
 	endErr := e.endForDelete(ctx)
-	if err := both.Wait(); err != nil {
-		e.log.Error("a VM's record could not be saved", "vm", e.id, "error", err)
+	filesErr := files.Wait()
+	if !saved {
 		e.keep()
-		return nil, errNotSaved
+		return nil, filesErr
 	}
 	e.rec.Phase = store.Deleting
-	if endErr != nil {
-		return nil, endErr
-	}
-	e.closeConsole() // or it could make its directory anew
-	if err := e.m.removeDir(e.id); err != nil {
-		return nil, types.Errorf(types.KindInternal, "remove the files of VM %s: %w", e.id, err)
+	if err := errors.Join(endErr, filesErr); err != nil {
+		return nil, err
 	}
 	e.m.releaseVolumes(e.id, e.rec.Volumes)
 	e.hidden.Store(true)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
@@ -246,6 +247,12 @@ func (m *machine) Exit() types.Exit {
 // Destroy tells a QEMU that writes to disks to quit, kills it where it doesn't within quitTimeout or ctx, or where it
 // has nothing to finish, and removes the run directory.
 func (m *machine) Destroy(ctx context.Context) error {
+	if !m.ended() && !m.writes() {
+		m.kill() // what is in its directory goes while it dies
+		if err := dir.Remove(m.handle.RunDir); err != nil {
+			return err
+		}
+	}
 	if err := m.end(ctx); err != nil {
 		return fmt.Errorf("end QEMU of VM %s: %w", m.handle.VM, err)
 	}
@@ -256,11 +263,13 @@ func (m *machine) end(ctx context.Context) error {
 	if m.ended() {
 		return nil
 	}
-	m.mu.Lock()
-	m.forced = true
-	m.mu.Unlock()
-	if m.writes() && m.quit(ctx) {
-		return nil
+	if m.writes() {
+		m.mu.Lock()
+		m.forced = true
+		m.mu.Unlock()
+		if m.quit(ctx) {
+			return nil
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
@@ -282,6 +291,14 @@ func (m *machine) ended() bool {
 	default:
 		return false
 	}
+}
+
+// kill sends SIGKILL and does not wait.
+func (m *machine) kill() {
+	m.mu.Lock()
+	m.forced = true
+	m.mu.Unlock()
+	_ = m.process.Signal(syscall.SIGKILL) // an end of its own comes to the same
 }
 
 // writes tells whether QEMU may have something to finish: writes to a disk that it has taken from the guest.
