@@ -40,22 +40,6 @@ func TestMakeRunDir(t *testing.T) {
 	}
 }
 
-// canary returns a directory with a file that must survive.
-func canary(t *testing.T) (dir string, check func()) {
-	t.Helper()
-	dir = t.TempDir()
-	file := filepath.Join(dir, "canary")
-	if err := os.WriteFile(file, []byte("alive"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return dir, func() {
-		t.Helper()
-		if b, err := os.ReadFile(file); err != nil || string(b) != "alive" {
-			t.Errorf("a link was followed: %q, %v", b, err)
-		}
-	}
-}
-
 func wantEmpty(t *testing.T, dir string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

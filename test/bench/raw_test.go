@@ -22,16 +22,12 @@ import (
 // rawDriver starts VMMs as a program would that does only that: no API, no record, no gate, no watching. It gives
 // them the command line that metald gives, read from a VMM of metald's, and drives them over QMP.
 type rawDriver struct {
-	b       *testing.B
-	argv    []string
-	kernel  string
-	disk    string // template that each VM gets a copy of; "" for none
-	console bool
-	n       int
+	b      *testing.B
+	argv   []string
+	kernel string
+	disk   string // template that each VM gets a copy of; "" for none
+	n      int
 }
-
-// firstFile is the fd of the first file that a VMM of metald inherits.
-const firstFile = 4
 
 // newRaw learns the command line from a VM that d makes of request.
 func newRaw(b *testing.B, d *harness.Daemon, request *pb.CreateVmRequest, disk string) *rawDriver {
