@@ -52,7 +52,7 @@ docs: packages-build ## rewrite the generated parts of the documentation
 	go run -buildvcs=false ./cmd/docgen -write
 
 bench: packages-test vm-assets ## compare metald with its floors; BENCH=Create runs a part
-	go test -buildvcs=false -timeout 40m -run '^$$' -bench '$(BENCH)' -benchtime 1x ./test/bench ./internal/api \
+	METALD_TEST_ASSETS=$(abspath $(ASSETS)) go test -buildvcs=false -timeout 40m -run '^$$' -bench '$(BENCH)' -benchtime 1x ./test/bench ./internal/api \
 		| go run -buildvcs=false ./test/bench/report $(if $(filter .,$(BENCH)),-doc docs/performance.md)
 
 vm-assets: packages-run $(if $(filter micro,$(KERNEL)),packages-micro-kernel) ## kernel and root disk for guests, in $(ASSETS)

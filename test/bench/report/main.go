@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -56,10 +57,15 @@ func main() {
 			fatal(err)
 		}
 	}
+	if *doc == "" { // a part was asked for
+		missed = slices.DeleteFunc(missed, func(s string) bool { return strings.HasSuffix(s, notRun) })
+	}
 	if len(missed) > 0 {
 		fatal(fmt.Errorf("not met: %s", strings.Join(missed, ", ")))
 	}
 }
+
+const notRun = " (not run)"
 
 func fatal(err error) {
 	fmt.Fprintln(os.Stderr, "report:", err)
@@ -103,7 +109,7 @@ func render(results map[string]map[string]float64) (table string, missed []strin
 		got, has := values[g.metric]
 		if !ok || !has {
 			fmt.Fprintf(&out, "| %s | %s | | | not run | %s | %s |\n", g.id, g.what, bound(g.must), bound(g.moonshot))
-			missed = append(missed, g.id+" (not run)")
+			missed = append(missed, g.id+notRun)
 			continue
 		}
 		verdict := "**" + number(got) + "**"
