@@ -73,7 +73,7 @@ func serve(ctx context.Context, cfg config.Config, log *slog.Logger, host backen
 		Backend:      chosen.Name(),
 		Capabilities: chosen.Capabilities(),
 		AllowedHosts: cfg.AllowedHosts,
-		PublicPaths:  []string{cfg.AssetsDir},
+		PublicPaths:  []string{cfg.AssetsDir, cfg.VolumesDir},
 		Status:       func() []api.ComponentStatus { return status(cfg) },
 		Reflection:   cfg.ReflectionEnabled,
 		DrainTimeout: cfg.StopTimeout,
