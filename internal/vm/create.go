@@ -1,9 +1,10 @@
 package vm
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"path/filepath"
-	"reflect"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
@@ -92,10 +93,20 @@ func (e *entry) createdBefore(ctx context.Context, spec types.Spec) (info Info, 
 		}
 	}
 	info = *e.snapshot.Load()
-	if !reflect.DeepEqual(info.Spec, spec) {
+	if !sameSpec(info.Spec, spec) {
 		return Info{}, false, types.Errorf(types.KindExists, "VM %s exists with another config", e.id)
 	}
 	return info, false, nil
+}
+
+// sameSpec compares as records do: no map and an empty one are the same.
+func sameSpec(a, b types.Spec) bool {
+	left, err := json.Marshal(a)
+	if err != nil {
+		return false
+	}
+	right, err := json.Marshal(b)
+	return err == nil && bytes.Equal(left, right)
 }
 
 // create has the runner make e's VM. It waits for the end even if ctx ends first: the creation then stops early
