@@ -154,7 +154,7 @@ func runnable(list []block) string {
 const prelude = "set -eu -o pipefail\ncurl() { command curl --silent --show-error --fail-with-body \"$@\"; }\n"
 
 // patience is how long all blocks of one document may take.
-const patience = 3 * time.Minute
+const patience = 5 * time.Minute
 
 func runScript(t *testing.T, script string) {
 	t.Helper()
