@@ -131,6 +131,7 @@ func TestARebootThatIsDoneIsNotDoneAgain(t *testing.T) {
 	for _, force := range []bool{true, false} {
 		d := newMetald(t)
 		d.running("a")
+		d.restart() // so that nothing of the boot is still to be saved
 		var mu sync.Mutex
 		var saved []store.Record
 		put := d.store.OnPut
@@ -194,15 +195,21 @@ func TestAFaultCostsOneOperation(t *testing.T) {
 func TestASlotStaysWithTheVMThatGotItFromADeletedOne(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	d := newMetald(t)
-	onDelete := errors.New("the disk is full")
-	d.store.OnDelete = func(types.VMID) error { return onDelete }
+	var full atomic.Bool
+	full.Store(true)
+	d.store.OnDelete = func(id types.VMID) error {
+		if id == "old" && full.Load() {
+			return errors.New("the disk is full")
+		}
+		return nil
+	}
 	d.running("old")
 	if err := d.Delete(t.Context(), "old", true); err != nil {
 		t.Fatal(err)
 	}
 	d.eventuallySlot("new")
 	d.stop()
-	d.store.OnDelete = nil
+	full.Store(false)
 	d.start()
 	if _, err := d.Create(t.Context(), "another", d.spec()); err != nil {
 		t.Fatal(err)
@@ -233,7 +240,6 @@ func (d *metald) eventuallySlot(id types.VMID) {
 		if err == nil && i >= 0 && records[i].Slot == 0 {
 			return
 		}
-		d.store.OnDelete = nil
 		if err := d.Delete(context.Background(), id, true); err != nil {
 			d.t.Fatalf("%v", err)
 		}
