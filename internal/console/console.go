@@ -57,6 +57,10 @@ func Open(dir string, capacity int64) (*Log, error) {
 	return l, nil
 }
 
+// Anew returns a log in dir, where Open does not go on. What an earlier metald left there is not read, and what
+// the disk does not take now is lost, as in every log.
+func Anew(dir string, capacity int64) *Log { return &Log{dir: dir, full: max(capacity, 2) / 2} }
+
 func (l *Log) path(s segment) string { return filepath.Join(l.dir, s.name()) }
 
 // Tail returns up to n of the newest bytes. Bytes that the disk did not take are left out.

@@ -65,13 +65,15 @@ func (m *Manager) newEntry(rec store.Record) *entry {
 
 // openConsole is for the runner of an entry that has its id: the log of an earlier VM of that id is gone by then.
 func (e *entry) openConsole() error {
-	log, err := console.Open(filepath.Join(e.m.vmDir(e.id), "console"), e.m.cfg.ConsoleBytes)
+	log, err := console.Open(e.consoleDir(), e.m.cfg.ConsoleBytes)
 	if err != nil {
 		return types.Errorf(types.KindInternal, "open the console log of VM %s: %w", e.id, err)
 	}
 	e.console = log
 	return nil
 }
+
+func (e *entry) consoleDir() string { return filepath.Join(e.m.vmDir(e.id), "console") }
 
 // createdBefore answers a create for an id that is taken. again says that it no longer is.
 func (e *entry) createdBefore(ctx context.Context, spec types.Spec) (info Info, again bool, err error) {
@@ -138,21 +140,28 @@ func (m *Manager) create(ctx context.Context, e *entry, spec types.Spec) (Info, 
 // create is the runner's part. After an error nothing is left, or the id stays taken until nothing is.
 func (e *entry) create(ctx context.Context) error {
 	defer close(e.born)
+	undo := e.undo // also after a fault of ours, or the id would be lost
+	defer func() { undo() }()
 	f, err := e.prepare()
 	if err != nil {
-		e.forget()
+		undo = e.forget
 		return err
 	}
 	machine, err := e.make(ctx, f)
 	if err != nil {
-		e.rec.Phase = store.Creating
-		e.sweepOut()
 		return err
 	}
+	undo = func() {}
 	e.attach(machine)
 	e.publish()
 	e.m.index.add(e)
 	return nil
+}
+
+// undo removes what there is of a VM whose creation failed.
+func (e *entry) undo() {
+	e.rec.Phase = store.Creating
+	e.sweepOut()
 }
 
 // prepare is what leaves nothing on this host.

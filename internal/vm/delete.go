@@ -36,7 +36,8 @@ func (e *entry) delete(ctx context.Context) (after, error) {
 	doomed.Phase = store.Deleting
 	saved := false
 	var files errgroup.Group
-	files.Go(func() error {
+	files.Go(func() (err error) {
+		defer e.contain(&err) // here a panic would be the daemon's
 		if err := e.m.cfg.Store.Put(doomed); err != nil {
 			e.log.Error("a VM's record could not be saved", "vm", e.id, "error", err)
 			return errNotSaved

@@ -48,7 +48,11 @@ type live struct {
 	ended   chan struct{} // closed when its end was observed and published
 	final   *Info         // what the VM was then; valid once ended is closed
 	reading reading
-	looking bool // the runner's: lookAgain is under way
+
+	// The runner's.
+	looking  bool      // lookAgain is under way
+	asking   bool      // askAgain is under way
+	askUntil time.Time // until when it goes on
 }
 
 var errParked = types.Errorf(types.KindUnavailable, "metald is stopping; VMs run on, try again when it is back")
@@ -148,13 +152,16 @@ func (e *entry) do(ctx context.Context, op func(context.Context) (after, error),
 
 // guard answers the caller of an operation that hits a fault of ours.
 func (e *entry) guard(ctx context.Context, op func(context.Context) (after, error)) (then after, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			e.log.Error("an operation panicked", "vm", e.id, "panic", p, "stack", string(debug.Stack()))
-			err = types.Errorf(types.KindInternal, "the operation hit a fault in metald; its log says more")
-		}
-	}()
+	defer e.contain(&err)
 	return op(ctx)
+}
+
+// contain is deferred: it makes a panic an error.
+func (e *entry) contain(err *error) {
+	if p := recover(); p != nil {
+		e.log.Error("an operation panicked", "vm", e.id, "panic", p, "stack", string(debug.Stack()))
+		*err = types.Errorf(types.KindInternal, "the operation hit a fault in metald; its log says more")
+	}
 }
 
 func canceled(ctx context.Context) error {

@@ -8,7 +8,8 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 )
 
-// launch starts the VMM of a new incarnation. After an error none is left, and the record has no handle.
+// launch starts the VMM of a new incarnation. After an error none is left, and the record has no handle; or it has
+// that of a VMM which did not end, and the next launch ends it first.
 func (e *entry) launch(ctx context.Context, f files) (types.Machine, error) {
 	m := e.m
 	select {
@@ -16,6 +17,9 @@ func (e *entry) launch(ctx context.Context, f files) (types.Machine, error) {
 		defer func() { <-m.launches }()
 	case <-ctx.Done():
 		return nil, canceled(ctx)
+	}
+	if err := e.clear(ctx); err != nil {
+		return nil, err
 	}
 	uid := m.uid(e.rec.Slot)
 	e.rec.Incarnation++
@@ -30,17 +34,34 @@ func (e *entry) launch(ctx context.Context, f files) (types.Machine, error) {
 		},
 	})
 	if err != nil {
-		e.rec.Handle = nil
+		if err := e.clear(context.WithoutCancel(ctx)); err != nil {
+			e.log.Error("a VMM that did not start could not be ended", "vm", e.id, "error", err)
+		}
 		return nil, err
 	}
 	e.hold(machine)
 	return machine, nil
 }
 
+// clear sees to it that nothing is left of a VMM that the record names and that did not start: its user and its disks
+// are about to be another's.
+func (e *entry) clear(ctx context.Context) error {
+	if e.rec.Handle == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
+	defer cancel()
+	if err := e.m.cfg.Backend.Reap(ctx, *e.rec.Handle); err != nil {
+		return types.Errorf(types.KindUnavailable, "a VMM of VM %s that did not start cannot be ended: %w", e.id, err)
+	}
+	e.rec.Handle = nil
+	return nil
+}
+
 // hold notes in the record what the machine now says of itself.
 func (e *entry) hold(machine types.Machine) {
 	h := machine.Handle()
-	e.rec.Handle, e.rec.VMM, e.rec.VMMVersion = &h, h.VMM, h.VMMVersion
+	e.rec.Handle, e.rec.VMM, e.rec.VMMVersion, e.rec.Backend = &h, h.VMM, h.VMMVersion, h.Backend
 	e.rec.Exit, e.rec.ExitedAt = nil, time.Time{}
 }
 

@@ -33,6 +33,7 @@ type metald struct {
 	host    *fake.Host
 	store   *store.Failing
 	failPut atomic.Bool // the next Put fails
+	wrap    func(types.Backend) types.Backend
 	stop    func()
 }
 
@@ -68,8 +69,12 @@ func newMetald(t failer) *metald {
 
 func (d *metald) start() {
 	d.t.Helper()
+	var backend types.Backend = fake.New(d.host)
+	if d.wrap != nil {
+		backend = d.wrap(backend)
+	}
 	d.Manager = vm.New(vm.Config{
-		Backend: fake.New(d.host), Store: d.store, StateDir: d.dir, Roots: d.roots,
+		Backend: backend, Store: d.store, StateDir: d.dir, Roots: d.roots,
 		MaxVMs: 1000, ConsoleBytes: 4096, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err := d.Restore(context.Background()); err != nil {

@@ -14,7 +14,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/disk"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/store"
 )
@@ -31,8 +33,11 @@ func (m *Manager) Restore(ctx context.Context) error {
 			return err
 		}
 		if err := dir.SweepTrash(path); err != nil {
-			return err
+			m.cfg.Log.Error("what was being removed could not be; the next start will", "path", path, "error", err)
 		}
+	}
+	if err := disk.SyncDir(m.cfg.StateDir); err != nil {
+		return err
 	}
 	records, err := m.cfg.Store.All()
 	if err != nil {
@@ -55,11 +60,11 @@ func (m *Manager) Restore(ctx context.Context) error {
 
 // reserve takes what the records hold before anybody can ask for it.
 func (m *Manager) reserve(records []store.Record) {
-	used := map[uint32]bool{}
+	used := map[uint32]int{}
 	// What a deletion that was cut short still holds may have gone to another VM since.
 	slices.SortStableFunc(records, func(a, b store.Record) int { return cmp.Compare(rank(a), rank(b)) })
 	for _, rec := range records {
-		used[rec.Slot] = true
+		used[rec.Slot]++
 		m.seq = max(m.seq, rec.Seq)
 		for i := range rec.Volumes {
 			v := &rec.Volumes[i]
@@ -145,11 +150,12 @@ func classify(rec store.Record, f found) action {
 	return actExit // a VM without a VMM is shut down, whatever its record says
 }
 
-// restore takes over one VM. Its error stops the start; what concerns one VM only is logged.
+// restore takes over one VM. What concerns one VM only is logged, and is never the error, which stops the start.
 func (m *Manager) restore(ctx context.Context, rec store.Record) error {
 	e := m.newEntry(rec)
 	if err := e.openConsole(); err != nil {
-		return err
+		e.log.Error("what a VM's console said so far cannot be read; its log begins anew", "vm", e.id, "error", err)
+		e.console = console.Anew(e.consoleDir(), e.m.cfg.ConsoleBytes)
 	}
 	close(e.born)
 	m.mu.Lock()
@@ -226,6 +232,9 @@ func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f
 		e.health = ""
 		e.hold(machine)
 		e.attach(machine)
+		if e.rec.State == lifecycle.Shutdown {
+			e.rec.RebootBy = time.Time{} // this is the incarnation that was to follow
+		}
 		e.adopted(map[found]lifecycle.State{foundCreated: lifecycle.Created, foundRunning: lifecycle.Running, foundPaused: lifecycle.Paused}[f])
 		e.resumeReboot(ctx)
 	case actExit:
@@ -261,7 +270,7 @@ func (e *entry) adopted(state lifecycle.State) {
 
 // findAgain tries to adopt a VMM that did not answer before.
 func (e *entry) findAgain() {
-	if e.live.Load() != nil || e.rec.Handle == nil || e.hidden.Load() {
+	if e.live.Load() != nil || e.rec.Handle == nil || e.hidden.Load() || e.rec.Phase != store.Live {
 		return
 	}
 	ctx, cancel := context.WithTimeout(e.m.opCtx, launchTimeout)
@@ -313,8 +322,8 @@ func (e *entry) rebootIfDue(ctx context.Context) {
 // the id stays taken and the record stays: there is never a VMM that nobody knows of.
 func (e *entry) sweepOut() {
 	if err := e.remove(); err != nil {
-		e.log.Error("what is left of a VM could not be removed; metald tries again", "vm", e.id, "error", err)
 		if !e.stuck.Swap(true) {
+			e.log.Error("what is left of a VM could not be removed; metald tries again", "vm", e.id, "error", err)
 			e.keep()
 		}
 		e.later(retryAfter, e.gone, e.sweepOut)
@@ -358,12 +367,12 @@ func (m *Manager) sweep(records []store.Record) error {
 		}
 		for _, entry := range entries {
 			path := filepath.Join(parent, entry.Name())
-			if owned[path] {
+			if owned[path] || dir.IsTrash(entry.Name()) {
 				continue
 			}
 			m.cfg.Log.Warn("removing what belongs to no VM", "path", path)
 			if err := dir.Remove(path); err != nil {
-				return err
+				m.cfg.Log.Error("what belongs to no VM could not be removed; the next start will", "path", path, "error", err)
 			}
 		}
 	}

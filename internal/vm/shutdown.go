@@ -60,9 +60,18 @@ func (e *entry) ask(ctx context.Context, event lifecycle.Event, timeout time.Dur
 
 // askAgain asks every askEvery until the guest has ended or the time is over. A guest whose kernel is still
 // starting does not see a power button, so asking once could be asking in vain.
+// There is one clock for all who ask.
 func (e *entry) askAgain(l *live, until time.Time) {
+	if until.After(l.askUntil) {
+		l.askUntil = until
+	}
+	if l.asking {
+		return
+	}
+	l.asking = true
 	e.later(askEvery, l.ended, func() {
-		if e.live.Load() != l || e.m.cfg.Now().After(until) {
+		l.asking = false
+		if e.live.Load() != l || e.m.cfg.Now().After(l.askUntil) {
 			return
 		}
 		if e.rec.State == lifecycle.Running {
@@ -72,7 +81,7 @@ func (e *entry) askAgain(l *live, until time.Time) {
 				e.log.Debug("a guest could not be asked again to power off", "vm", e.id, "error", err)
 			}
 		}
-		e.askAgain(l, until)
+		e.askAgain(l, l.askUntil)
 	})
 }
 

@@ -7,6 +7,7 @@ import "container/heap"
 type slots struct {
 	free intHeap
 	next uint32
+	more map[uint32]int // of a slot that several records have, how many beyond the first
 }
 
 func (s *slots) take() uint32 {
@@ -17,15 +18,26 @@ func (s *slots) take() uint32 {
 	return s.next - 1
 }
 
-func (s *slots) give(n uint32) { heap.Push(&s.free, n) }
+func (s *slots) give(n uint32) {
+	if s.more[n] > 0 {
+		s.more[n]--
+		return
+	}
+	heap.Push(&s.free, n)
+}
 
-// reserve marks the slots of VMs that were there before this metald; what lies between them is free.
-func (s *slots) reserve(used map[uint32]bool) {
-	for n := range used {
+// reserve marks the slots of VMs that were there before this metald, and by how many records; what lies between them
+// is free. A slot has two records where that of a VM that was deleted could not be removed.
+func (s *slots) reserve(used map[uint32]int) {
+	s.more = map[uint32]int{}
+	for n, records := range used {
 		s.next = max(s.next, n+1)
+		if records > 1 {
+			s.more[n] = records - 1
+		}
 	}
 	for n := range s.next {
-		if !used[n] {
+		if used[n] == 0 {
 			heap.Push(&s.free, n)
 		}
 	}

@@ -21,7 +21,7 @@ type Command struct {
 	Env      []string   // the whole environment; nil is empty
 	Dir      string     // working directory; "" is "/"
 	Files    []*os.File // become fd FirstFile, FirstFile+1 … in the VMM; the caller closes its own afterwards
-	Stderr   string     // file that takes stdout and stderr, made 0600 and appended to; "" is /dev/null
+	Stderr   string     // file that takes stdout and stderr, made 0600 and appended to, or a FIFO; "" is /dev/null
 	UID, GID uint32     // 0: metald's own
 }
 
@@ -168,7 +168,9 @@ func (c Command) dir() string {
 }
 
 func (c Command) fds(std stdFiles, wait *os.File) []uintptr {
-	fds := []uintptr{std.in.Fd(), std.out.Fd(), std.out.Fd(), wait.Fd()}
+	out := std.out.Fd()
+	_ = unix.SetNonblock(int(out), true) // Fd may make it wait, as a full FIFO must not; a file never does
+	fds := []uintptr{std.in.Fd(), out, out, wait.Fd()}
 	for _, f := range c.Files {
 		fds = append(fds, f.Fd())
 	}
@@ -193,7 +195,8 @@ func (c Command) openStd() (stdFiles, error) {
 	if err != nil || c.Stderr == "" {
 		return stdFiles{in: in, out: in}, err
 	}
-	const flags = os.O_WRONLY | os.O_CREATE | os.O_APPEND | unix.O_NOFOLLOW
+	// The VMM has both ends of a FIFO, so that it has a reader, and is not killed for want of one, without metald.
+	const flags = os.O_RDWR | os.O_CREATE | os.O_APPEND | unix.O_NOFOLLOW | unix.O_NONBLOCK
 	out, err := os.OpenFile(c.Stderr, flags, 0o600)
 	if err != nil {
 		in.Close()

@@ -67,6 +67,9 @@ func (b *Backend) Adopt(ctx context.Context, req types.AdoptRequest) (types.Mach
 	if err := m.reattach(ctx, b); err != nil {
 		return nil, m.letGo(ctx, err)
 	}
+	if err := m.words.listen(req.Handle.RunDir, b.cfg.Drainer); err != nil {
+		b.cfg.Log.Warn("what QEMU says of its end will not be known", "vm", req.Handle.VM, "error", err)
+	}
 	m.note("metald was away; what the guest wrote meanwhile was not observed")
 	go m.run()
 	return m, nil

@@ -137,19 +137,6 @@ func (w *markerWriter) marker() string {
 	return w.seen
 }
 
-// tailWriter keeps the last of what is written to it, as one line.
-type tailWriter struct{ text []byte }
-
-func (w *tailWriter) Write(p []byte) (int, error) {
-	w.text = append(w.text, p...)
-	w.text = w.text[max(0, len(w.text)-maxStderr):]
-	return len(p), nil
-}
-
-func (w *tailWriter) String() string {
-	return strings.ReplaceAll(strings.TrimSpace(string(w.text)), "\n", "; ")
-}
-
 // canaryResult is the content of canaryFile: the verdict, and everything whose change makes it void.
 type canaryResult struct {
 	Key     trialKey `json:"key"`

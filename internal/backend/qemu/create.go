@@ -153,7 +153,7 @@ func (l *launch) listen() error {
 		}
 		l.sockets = append(l.sockets, file)
 	}
-	return nil
+	return vmmprocess.MakeStderr(filepath.Join(l.req.RunDir, stderrFile))
 }
 
 func (l *launch) closeFiles() {
@@ -166,11 +166,15 @@ func (l *launch) closeFiles() {
 // start runs QEMU and talks to it until it is known to be as it should. After an error it is dead.
 func (l *launch) start(ctx context.Context) (_ *machine, err error) {
 	m := newMachine(l.handle(), l.req.Spec, l.private, l.req.Console, l.req.Ended)
+	if err := m.words.listen(l.req.RunDir, l.backend.cfg.Drainer); err != nil {
+		return nil, err
+	}
 	m.process, err = l.backend.cfg.Supervisor.Start(ctx, l.command(), func(id types.ProcessIdentity) error {
 		m.handle.Process = id
 		return l.req.Commit(m.handle)
 	})
 	if err != nil {
+		m.words.close()
 		return nil, startError(ctx, err)
 	}
 	// Once metald's own listeners are closed, the end of QEMU is the end of the connections to it.
@@ -267,6 +271,7 @@ func (m *machine) abandon(ctx context.Context, err error) error {
 	killCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
 	killErr := m.process.Kill(killCtx)
+	defer m.words.close()
 	if m.control != nil {
 		m.control.close()
 	}
@@ -277,7 +282,7 @@ func (m *machine) abandon(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		err = types.Errorf(types.KindCanceled, "create VM %s: %w", m.handle.VM, err)
 	case died:
-		err = refusal(stderrTail(m.handle.RunDir))
+		err = refusal(m.words.text())
 	default:
 		err = types.Errorf(types.KindUnavailable, "create VM %s: %w", m.handle.VM, err)
 	}

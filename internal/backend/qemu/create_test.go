@@ -3,9 +3,11 @@ package qemu
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -217,6 +219,106 @@ func TestCrashOfTheVMM(t *testing.T) {
 	x := v.wantExit(types.ReasonCrashed, time.Second)
 	if !strings.Contains(x.Detail, "Assertion") || x.Signal != int(syscall.SIGABRT) {
 		t.Errorf("exit %+v", x)
+	}
+}
+
+// A VMM that says more than a disk holds fills none, and its last words are known all the same, also to the next
+// metald.
+func TestANoisyVMM(t *testing.T) {
+	r := onStub(t)
+	wantKind(t, r.refuse(t.Context(), r.request("dies", r.spec("stub.noise=4096", "stub.die=3"))), types.KindUnavailable, "", "told to die")
+
+	v := r.create("noisy", r.spec("stub.noise=4096", "stub.crash=1"))
+	must(t, filepath.WalkDir(v.req.RunDir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if info, err := os.Lstat(path); err != nil || info.Mode().IsRegular() {
+			t.Errorf("%s: %v, %v; want no file that could grow", path, info, err)
+		}
+		return nil
+	}))
+	v.Release()
+	m, err := r.another().Adopt(t.Context(), types.AdoptRequest{Handle: v.Handle(), Spec: v.req.Spec, Console: v.screen})
+	must(t, err)
+	adopted := &testVM{machine: m.(*machine), t: t, screen: v.screen, req: v.req}
+	t.Cleanup(func() { must(t, adopted.Destroy(context.Background())) })
+	_ = adopted.Boot(t.Context()) // it may have been seen to run
+	if x := adopted.wantExit(types.ReasonCrashed, time.Second); !strings.Contains(x.Detail, "Assertion") {
+		t.Errorf("exit %+v", x)
+	}
+}
+
+// The run directory is the VMM's own: what it puts there is neither followed nor waited for.
+func TestAVMMThatReplacesItsStderr(t *testing.T) {
+	for what, replace := range map[string]func(path, secret string) error{
+		"link":    func(path, secret string) error { return os.Symlink(secret, path) },
+		"file":    func(path, _ string) error { return os.WriteFile(path, []byte("secret"), 0o600) },
+		"nothing": func(string, string) error { return nil },
+		"FIFO":    func(path, _ string) error { return syscall.Mkfifo(path, 0o600) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			r := onStub(t)
+			secret := filepath.Join(r.dir, "secret")
+			write(t, secret, []byte("secret"))
+			v := r.create("replaced", r.spec("stub.crash=1"))
+			v.Release()
+			path := filepath.Join(v.req.RunDir, stderrFile)
+			must(t, os.Remove(path))
+			must(t, replace(path, secret))
+			m, err := r.another().Adopt(t.Context(), types.AdoptRequest{Handle: v.Handle(), Spec: v.req.Spec, Console: v.screen})
+			must(t, err)
+			adopted := &testVM{machine: m.(*machine), t: t, screen: v.screen, req: v.req}
+			t.Cleanup(func() { must(t, adopted.Destroy(context.Background())) })
+			_ = adopted.Boot(t.Context())
+			if x := adopted.wantExit(types.ReasonCrashed, 2*drainTimeout); strings.Contains(x.Detail, "secret") {
+				t.Errorf("exit %+v", x)
+			}
+		})
+	}
+}
+
+// heldConsole takes nothing until it is let.
+type heldConsole struct {
+	reached, free chan struct{}
+	once          sync.Once
+}
+
+func (c *heldConsole) Write(p []byte) (int, error) {
+	c.once.Do(func() { close(c.reached) })
+	<-c.free
+	return len(p), nil
+}
+
+// TestDestroyOfWhatHasDied ends a VM whose QEMU was killed, before all that its guest said was read.
+func TestDestroyOfWhatHasDied(t *testing.T) {
+	for _, readOnly := range []bool{false, true} {
+		r := onStub(t)
+		spec := r.spec()
+		spec.Disks[0].ReadOnly = readOnly
+		req := r.request("died", spec)
+		held := &heldConsole{reached: make(chan struct{}), free: make(chan struct{})}
+		req.Console = held
+		made, err := r.backend.Create(t.Context(), req)
+		must(t, err)
+		m := made.(*machine)
+		must(t, m.Boot(t.Context()))
+		<-held.reached
+		must(t, syscall.Kill(m.handle.Process.PID, syscall.SIGKILL))
+		<-m.process.Exited()
+		destroyed := make(chan error, 1)
+		go func() { destroyed <- m.Destroy(context.Background()) }()
+		select { // whatever it does at once it has done
+		case <-destroyed:
+			t.Fatal("destroyed, and its console was not read")
+		case <-time.After(100 * time.Millisecond):
+		}
+		close(held.free)
+		must(t, <-destroyed)
+		if x := m.Exit(); x.Reason != types.ReasonKilled {
+			t.Errorf("read-only disks %v: exit %+v, want %s", readOnly, x, types.ReasonKilled)
+		}
+		wantNoDir(t, req.RunDir)
 	}
 }
 

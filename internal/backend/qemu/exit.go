@@ -1,20 +1,11 @@
 package qemu
 
 import (
-	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 )
-
-// stderrFile takes what QEMU says when something is wrong; it has no other way to say why it refuses to start.
-const stderrFile = "stderr.log"
-
-// maxStderr is how much of its end is read.
-const maxStderr = 1 << 10
 
 // ending is everything that is known of the end of a QEMU.
 type ending struct {
@@ -72,21 +63,6 @@ func (e ending) exit() types.Exit {
 var crashSignals = map[syscall.Signal]bool{
 	syscall.SIGABRT: true, syscall.SIGSEGV: true, syscall.SIGBUS: true, syscall.SIGILL: true, syscall.SIGFPE: true,
 	syscall.SIGSYS: true, syscall.SIGTRAP: true,
-}
-
-// stderrTail returns the last lines that QEMU wrote, "" if there are none.
-func stderrTail(runDir string) string {
-	f, err := os.Open(filepath.Join(runDir, stderrFile))
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err == nil && info.Size() > maxStderr {
-		_, _ = f.Seek(-maxStderr, io.SeekEnd)
-	}
-	b, _ := io.ReadAll(io.LimitReader(f, maxStderr))
-	text := strings.ToValidUTF8(strings.TrimSpace(string(b)), "?")
-	return strings.ReplaceAll(text, "\n", "; ")
 }
 
 // refusal is what a QEMU that refused to start says, as an error for the person who asked. The texts are those of

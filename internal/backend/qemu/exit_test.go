@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"bytes"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -82,17 +81,27 @@ func TestNoPanicOnTheConsole(t *testing.T) {
 	}
 }
 
-func TestStderrTail(t *testing.T) {
-	dir := t.TempDir()
-	if got := stderrTail(dir); got != "" {
-		t.Errorf("of no file: %q", got)
-	}
-	write(t, filepath.Join(dir, stderrFile), []byte("qemu: one\nqemu: two\n"))
-	if got := stderrTail(dir); got != "qemu: one; qemu: two" {
-		t.Errorf("%q", got)
-	}
-	write(t, filepath.Join(dir, stderrFile), []byte(strings.Repeat("\xff", 5000)+"\nend\n"))
-	if got := stderrTail(dir); len(got) > maxStderr || !strings.HasSuffix(got, "; end") {
-		t.Errorf("%d bytes: %.40q", len(got), got)
+func TestTheEndOfStderrIsKept(t *testing.T) {
+	for size := 1; size < 3*maxStderr; size = size*3 + 1 { // however it is cut
+		var w tailWriter
+		if got := w.String(); got != "" {
+			t.Errorf("of nothing: %q", got)
+		}
+		for _, text := range []string{"qemu: one\nqemu: two\n", strings.Repeat("\xff", 5000) + "\nend\n"} {
+			for rest := text; rest != ""; {
+				n, err := w.Write([]byte(rest[:min(size, len(rest))]))
+				if err != nil {
+					t.Fatal(err)
+				}
+				rest = rest[n:]
+			}
+			got, want := w.String(), "qemu: one; qemu: two"
+			if len(text) > maxStderr {
+				want = "; end"
+			}
+			if len(got) > maxStderr || !strings.HasSuffix(got, want) {
+				t.Errorf("%d bytes: %.40q, want %q", len(got), got, want)
+			}
+		}
 	}
 }

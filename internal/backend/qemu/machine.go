@@ -35,6 +35,7 @@ type machine struct {
 	control *client
 	console *console.Source // nil without a console
 	watch   consoleWatch
+	words   lastWords
 	stats   stats
 
 	exited   chan struct{}
@@ -85,9 +86,10 @@ func (m *machine) drain() {
 
 // settle puts together how QEMU ended.
 func (m *machine) settle() {
+	words := m.words.text()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e := ending{shutdown: m.shutdown, panicked: m.panicked, forced: m.forced, stderr: stderrTail(m.handle.RunDir)}
+	e := ending{shutdown: m.shutdown, panicked: m.panicked, forced: m.forced, stderr: words}
 	if line, yes := m.watch.panicked(); yes {
 		e.panicked, e.panicLine = true, line
 	}
@@ -247,7 +249,7 @@ func (m *machine) Exit() types.Exit {
 // Destroy tells a QEMU that writes to disks to quit, kills it where it doesn't within quitTimeout or ctx, or where it
 // has nothing to finish, and removes the run directory.
 func (m *machine) Destroy(ctx context.Context) error {
-	if !m.ended() && !m.writes() {
+	if !m.died() && !m.writes() {
 		m.kill() // what is in its directory goes while it dies
 		if err := dir.Remove(m.handle.RunDir); err != nil {
 			return err
@@ -263,7 +265,7 @@ func (m *machine) end(ctx context.Context) error {
 	if m.ended() {
 		return nil
 	}
-	if m.writes() {
+	if !m.died() && m.writes() {
 		m.mu.Lock()
 		m.forced = true
 		m.mu.Unlock()
@@ -287,6 +289,17 @@ func (m *machine) end(ctx context.Context) error {
 func (m *machine) ended() bool {
 	select {
 	case <-m.exited:
+		return true
+	default:
+		return false
+	}
+}
+
+// died tells whether the process has ended, though perhaps not all that it said was read: an end that metald did not
+// force.
+func (m *machine) died() bool {
+	select {
+	case <-m.process.Exited():
 		return true
 	default:
 		return false
@@ -331,6 +344,7 @@ func (m *machine) Release() {
 		if m.console != nil {
 			m.console.Close()
 		}
+		m.words.close()
 		m.stats.close()
 	})
 	<-m.finished

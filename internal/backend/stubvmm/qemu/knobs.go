@@ -17,6 +17,7 @@ type knobs struct {
 	Mute    string        // stub.mute: the command that is never answered, or "greeting"
 	NotRun  bool          // stub.notrun=1: cont succeeds and the guest does not run
 	Hold    bool          // stub.hold=1: quit succeeds and is not obeyed
+	Noise   int           // stub.noise: so many KiB on stderr, whether they are taken or not, before the greeting
 	Crash   bool          // stub.crash=1: abort as soon as the guest runs
 }
 
@@ -52,6 +53,8 @@ func (k *knobs) set(name, value string) (err error) {
 		k.NotRun, err = strconv.ParseBool(value)
 	case "stub.hold":
 		k.Hold, err = strconv.ParseBool(value)
+	case "stub.noise":
+		k.Noise, err = strconv.Atoi(value)
 	case "stub.crash":
 		k.Crash, err = strconv.ParseBool(value)
 	default:

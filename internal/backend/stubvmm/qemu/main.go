@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -29,6 +30,10 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		fmt.Fprintf(stderr, "qemu-system-x86_64: %v\n", err)
 		return 1
+	}
+	for range v.knobs.Noise {
+		// As C's stdio does, which gives up what a full FIFO does not take.
+		_, _ = syscall.Write(2, []byte(strings.Repeat("it goes wrong and on\n", 49)))
 	}
 	if v.knobs.Die != 0 {
 		fmt.Fprintln(stderr, "qemu-system-x86_64: the stand-in was told to die")
