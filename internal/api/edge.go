@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -117,6 +118,9 @@ func (a *API) logFailure(c *call, r *http.Request) {
 
 // levelOf is Error for what whoever runs metald should look into, Info for what callers did.
 func levelOf(c *call) slog.Level {
+	if errors.Is(c.err, errDraining) {
+		return slog.LevelInfo // whoever runs metald has stopped it
+	}
 	switch c.code {
 	case connect.CodeInternal, connect.CodeUnknown, connect.CodeUnavailable, connect.CodeDataLoss:
 		return slog.LevelError

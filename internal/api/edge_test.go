@@ -16,6 +16,10 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
+
+	pb "github.com/unkeyed/unkey/go/deploy/metald/gen/vmprovisioner/v1"
+	"github.com/unkeyed/unkey/go/deploy/metald/gen/vmprovisioner/v1/vmprovisionerv1connect"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 )
 
@@ -472,31 +476,42 @@ func TestDrainLetsRunningCallsEnd(t *testing.T) {
 }
 
 func TestDrainCancelsCallsThatOutlastIt(t *testing.T) {
-	s := serve(t, func(c *Config) { c.DrainTimeout = 50 * time.Millisecond })
-	s.create(t, "stuck")
-	entered, left := make(chan struct{}), make(chan struct{})
-	s.vms.before = func(ctx context.Context) error {
-		defer close(left)
-		close(entered)
-		<-ctx.Done()
-		return ctx.Err()
+	for name, protocol := range map[string]struct {
+		client  *http.Client
+		options []connect.ClientOption
+	}{
+		"Connect HTTP/1.1": {http.DefaultClient, nil},
+		"Connect HTTP/2":   {h2cClient(t), nil},
+		"gRPC":             {h2cClient(t), []connect.ClientOption{connect.WithGRPC()}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, func(c *Config) { c.DrainTimeout = 50 * time.Millisecond })
+			s.create(t, "stuck")
+			entered, left := make(chan struct{}), make(chan struct{})
+			s.vms.before = func(ctx context.Context) error {
+				defer close(left)
+				close(entered)
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			answers := make(chan error, 1)
+			client := vmprovisionerv1connect.NewVmServiceClient(protocol.client, s.url, protocol.options...)
+			go func() {
+				_, err := client.BootVm(context.Background(), connect.NewRequest(&pb.BootVmRequest{VmId: "stuck"}))
+				answers <- err
+			}()
+			<-entered
+			if err := s.stop(); err != nil {
+				t.Errorf("Run: %v", err)
+			}
+			select {
+			case <-left:
+			default:
+				t.Error("Run returned while a handler was running")
+			}
+			if err := <-answers; connect.CodeOf(err) != connect.CodeUnavailable || !strings.Contains(err.Error(), "metald is stopping") {
+				t.Errorf("the caller, who did not give up, is told: %v", err)
+			}
+		})
 	}
-	failed := make(chan struct{})
-	go func() {
-		defer close(failed)
-		resp, err := http.DefaultClient.Do(s.request(t, "BootVm", "application/json", strings.NewReader(`{"vm_id":"stuck"}`)))
-		if err == nil {
-			resp.Body.Close()
-		}
-	}()
-	<-entered
-	if err := s.stop(); err != nil {
-		t.Errorf("Run: %v", err)
-	}
-	select {
-	case <-left:
-	default:
-		t.Error("Run returned while a handler was running")
-	}
-	<-failed
 }

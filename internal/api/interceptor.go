@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"runtime/debug"
@@ -74,6 +75,9 @@ func (i *interceptor) failed(ctx context.Context, request any, err error) error 
 	var vmID string
 	if named, ok := request.(interface{ GetVmId() string }); ok {
 		vmID = named.GetVmId()
+	}
+	if kindOf(err) == types.KindCanceled && errors.Is(context.Cause(ctx), errDraining) {
+		err = errDraining // the caller did not give up
 	}
 	out := i.faults.toConnect(err, vmID)
 	if c := callOf(ctx); c != nil {

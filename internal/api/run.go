@@ -15,14 +15,15 @@ const (
 	maxHeaderBytes  = 64 << 10
 	maxH2Streams    = 250
 	abandonedPeriod = 5 * time.Second // how long calls that were cancelled may take to return
+	answerPeriod    = 2 * time.Second // how long their answers may take to be sent
 )
 
 // Run serves on ln, which it closes, until ctx ends. Then it stops taking connections, ends the streams, and waits
 // for running calls up to the drain timeout before it cancels them. It returns once no call is running.
 func (a *API) Run(ctx context.Context, ln net.Listener) error {
 	a.hosts.addBound(ln.Addr())
-	calls, cancelCalls := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancelCalls()
+	calls, cancelCalls := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancelCalls(nil)
 	server := a.server(calls)
 
 	served := make(chan error, 1)
@@ -34,7 +35,7 @@ func (a *API) Run(ctx context.Context, ln net.Listener) error {
 	case <-ctx.Done():
 	}
 	a.beginStop()
-	err := a.stop(server, cancelCalls)
+	err := a.stop(server, func() { cancelCalls(errDraining) })
 	if serveErr := <-served; !errors.Is(serveErr, http.ErrServerClosed) {
 		err = errors.Join(err, serveErr)
 	}
@@ -57,17 +58,19 @@ func (a *API) server(calls context.Context) *http.Server {
 	}
 }
 
-// stop ends server. Calls that outlast the drain timeout are cancelled, and get a moment to return.
-func (a *API) stop(server *http.Server, cancelCalls context.CancelFunc) error {
-	drain, cancel := context.WithTimeout(context.Background(), a.cfg.DrainTimeout)
-	defer cancel()
-	err := server.Shutdown(drain)
+// stop ends server. Calls that outlast the drain timeout are cancelled, and get a moment to return and to have their
+// answers sent.
+func (a *API) stop(server *http.Server, cancelCalls func()) error {
+	err := shutdown(server, a.cfg.DrainTimeout)
 	if errors.Is(err, context.DeadlineExceeded) {
 		a.cfg.Log.Warn("calls outlast the drain timeout and are cancelled", "timeout", a.cfg.DrainTimeout)
 		err = nil
 	}
 	cancelCalls()
 	left := a.running.close(abandonedPeriod)
+	if left == 0 {
+		_ = shutdown(server, answerPeriod) // Close ends what it could not
+	}
 	if closeErr := server.Close(); err == nil {
 		err = closeErr
 	}
@@ -75,4 +78,10 @@ func (a *API) stop(server *http.Server, cancelCalls context.CancelFunc) error {
 		err = errors.Join(err, fmt.Errorf("%d calls did not return", left))
 	}
 	return err
+}
+
+func shutdown(server *http.Server, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return server.Shutdown(ctx)
 }

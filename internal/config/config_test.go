@@ -108,6 +108,41 @@ func TestAllFaultsAtOnce(t *testing.T) {
 	}
 }
 
+// TestNoFaultHidesAnother is about faults that are found at different times: flags that package flag does not know,
+// values, and rules over several fields.
+func TestNoFaultHidesAnother(t *testing.T) {
+	_, err := load([]string{"-nope", "1", "---", "-max-vms", "0", "word", "-log-level=loud", "-qemu-accel"},
+		"UNKEY_METALD_PORT=x", "UNKEY_METALD_ADDRESS=0.0.0.0", "UNKEY_METALD_OTEL_ENABLED=true", "UNKEY_METALD_STATE_DIR=/opt/vm-assets/s")
+	for _, want := range []string{
+		"-nope:", "bad flag syntax: ---", "-max-vms ", `"word"`, "-log-level ", "needs an argument: -qemu-accel",
+		"UNKEY_METALD_PORT:", "UNKEY_METALD_ADDRESS:", "UNKEY_METALD_OTEL_ENABLED:", "UNKEY_METALD_STATE_DIR:",
+	} {
+		if strings.Count(err.Error(), want) != 1 {
+			t.Errorf("%q stands not once in:\n%v", want, err)
+		}
+	}
+	if lines := strings.Split(err.Error(), "\n"); len(lines) != 10 {
+		t.Errorf("want 10 lines, got:\n%v", err)
+	}
+}
+
+func TestOneFaultIsReportedOnce(t *testing.T) {
+	for _, env := range []string{"UNKEY_METALD_STATE_DIR=rel", "UNKEY_METALD_ASSETS_DIR=rel", "UNKEY_METALD_VOLUMES_DIR=rel", "UNKEY_METALD_INSECURE_BIND=x"} {
+		if _, err := load(nil, env); err == nil || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: want one line, got:\n%v", env, err)
+		}
+	}
+}
+
+func TestStateIsNoVolume(t *testing.T) {
+	for _, volumes := range []string{"/s", "/", "/s/"} {
+		_, err := load(nil, "UNKEY_METALD_STATE_DIR=/s", "UNKEY_METALD_VOLUMES_DIR="+volumes)
+		if err == nil || !strings.Contains(err.Error(), "lies in UNKEY_METALD_VOLUMES_DIR") {
+			t.Errorf("a guest could be given metald's records with volumes in %s: %v", volumes, err)
+		}
+	}
+}
+
 func TestOpenAddressOnRequest(t *testing.T) {
 	if _, err := load([]string{"-insecure-bind"}, "UNKEY_METALD_ADDRESS=0.0.0.0"); err != nil {
 		t.Error(err)

@@ -26,6 +26,7 @@ func Load(fs *flag.FlagSet, args, environ []string, choices Choices) (Config, er
 	env := metaldVariables(environ)
 	errs = append(errs, strayVariables(env, fields)...)
 	var c Config
+	bad := map[string]bool{}
 	for _, f := range fields {
 		text, from := f.Default, ""
 		if t, ok := env[f.Env]; ok {
@@ -39,25 +40,38 @@ func Load(fs *flag.FlagSet, args, environ []string, choices Choices) (Config, er
 				panic(fmt.Sprintf("config: the default of %s: %v", f.Name, err))
 			}
 			errs = append(errs, fmt.Errorf("%s: %w", from, hideSecret(f, later(f, text, choices, err))))
+			bad[f.Name] = true
 		}
 	}
-	if len(errs) == 0 {
-		errs = c.complete()
-	}
+	errs = append(errs, c.complete(bad)...)
 	return c, errors.Join(errs...)
 }
 
-// parseArgs parses what it can and returns what is wrong with the rest: package flag stops at the first fault.
+// parseArgs parses what it can and returns everything that is wrong with the rest. Package flag stops at each fault
+// and is sent on behind it.
 func parseArgs(fs *flag.FlagSet, args []string) []error {
 	fs.SetOutput(io.Discard)
 	fs.Usage = func() {}
-	if err := fs.Parse(args); err != nil {
-		return []error{suggestFlag(fs, err)}
+	var errs []error
+	for {
+		given := len(args)
+		err := fs.Parse(args)
+		args = fs.Args()
+		switch {
+		case errors.Is(err, flag.ErrHelp):
+			return []error{err}
+		case err != nil:
+			errs = append(errs, suggestFlag(fs, err))
+			if len(args) == given || len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+				args = args[1:] // what is no flag at all, or most likely the value of an unknown one
+			}
+		case len(args) > 0:
+			errs = append(errs, fmt.Errorf("unexpected argument %q; settings are flags, see -help", args[0]))
+			args = args[1:]
+		default:
+			return errs
+		}
 	}
-	if fs.NArg() > 0 {
-		return []error{fmt.Errorf("unexpected argument %q; settings are flags, see -help", fs.Arg(0))}
-	}
-	return nil
 }
 
 // suggestFlag turns package flag's words for an unknown flag into ours.

@@ -6,21 +6,31 @@ import (
 	"path/filepath"
 )
 
-// complete fills in what follows from other fields and checks what no field can say alone.
-func (c *Config) complete() []error {
+// complete fills in what follows from other fields and checks what no field can say alone. Fields in bad have no
+// value, and are not judged.
+func (c *Config) complete(bad map[string]bool) []error {
 	var errs []error
-	if c.VolumesDir == "" {
+	if c.VolumesDir == "" && !bad["state-dir"] && !bad["volumes-dir"] {
 		c.VolumesDir = filepath.Join(c.StateDir, "volumes")
 	}
-	if err := c.checkAddress(); err != nil {
-		errs = append(errs, err)
+	if !bad["address"] && !bad["insecure-bind"] {
+		if err := c.checkAddress(); err != nil {
+			errs = append(errs, err)
+		}
 	}
 	if c.OTelEnabled {
 		errs = append(errs, fmt.Errorf("%s: this build exports no telemetry; leave it out or set it to false", EnvName("otel-enabled")))
 	}
-	if within(c.StateDir, c.AssetsDir) {
+	if bad["state-dir"] {
+		return errs
+	}
+	if !bad["assets-dir"] && within(c.StateDir, c.AssetsDir) {
 		errs = append(errs, fmt.Errorf("%s: %q lies in %s, whose files are templates that nobody writes to",
 			EnvName("state-dir"), c.StateDir, EnvName("assets-dir")))
+	}
+	if !bad["volumes-dir"] && within(c.StateDir, c.VolumesDir) {
+		errs = append(errs, fmt.Errorf("%s: %q lies in %s, whose files may be attached to any VM, and metald's records are not for guests",
+			EnvName("state-dir"), c.StateDir, EnvName("volumes-dir")))
 	}
 	return errs
 }

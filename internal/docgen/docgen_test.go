@@ -21,6 +21,13 @@ func TestRewrite(t *testing.T) {
 	}
 }
 
+func TestRewriteLeavesMeasurements(t *testing.T) {
+	text := "<!-- generated: bench -->\n1.07\n<!-- /generated -->\n"
+	if got, err := Rewrite(text, nil); err != nil || got != text {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
 func TestRewriteRefuses(t *testing.T) {
 	for name, text := range map[string]string{
 		"a part that nobody makes": "<!-- generated: z -->\n<!-- /generated -->\n",

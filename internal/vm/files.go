@@ -141,17 +141,18 @@ func (m *Manager) stillHeld(id types.VMID, volumes []store.Volume) error {
 	return nil
 }
 
-// makeDir makes the VM's directory and the private copies of its disks in it.
+// makeDir makes the VM's directory and, for the user that its VMM runs as, the private copies of its disks in it.
 func (m *Manager) makeDir(ctx context.Context, id types.VMID, uid uint32, f files) error {
 	if err := os.Mkdir(m.vmDir(id), 0o700); err != nil {
 		return types.Errorf(kindOfDisk(err), "make the directory of VM %s: %w", id, err)
 	}
+	owner, group := ownerOf(uid)
 	for i := range f.disks {
 		template, ok := f.clones[i]
 		if !ok {
 			continue
 		}
-		if err := disk.Clone(ctx, template, f.disks[i], int(uid), int(uid)); err != nil {
+		if err := disk.Clone(ctx, template, f.disks[i], owner, group); err != nil {
 			return types.FieldErrorf(kindOfDisk(err), diskField(i), "%w", err)
 		}
 	}
@@ -162,6 +163,14 @@ func (m *Manager) makeDir(ctx context.Context, id types.VMID, uid uint32, f file
 		return types.Errorf(kindOfDisk(err), "make the directory of VM %s: %w", id, err)
 	}
 	return nil
+}
+
+// ownerOf is whose the disks of a VMM are: its user's, or for 0 metald's own, whoever that is.
+func ownerOf(uid uint32) (owner, group int) {
+	if uid == 0 {
+		return os.Geteuid(), os.Getegid()
+	}
+	return int(uid), int(uid)
 }
 
 // kindOfDisk says what an error of making files is to the client.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -76,7 +77,7 @@ func TestInside(t *testing.T) {
 	if os.Getenv(insideAssets) == "" {
 		t.Skip("runs in the namespaces of TestShellBlocks only")
 	}
-	furnish(t, os.Getenv(insideAssets))
+	s := furnish(t, os.Getenv(insideAssets))
 	texts := documents(t)
 	for _, name := range slices.Sorted(maps.Keys(texts)) {
 		script := runnable(mustBlocks(t, name, texts[name]))
@@ -84,31 +85,44 @@ func TestInside(t *testing.T) {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
-			start(t)
-			runScript(t, script)
+			s.start(t)
+			runScript(t, s.place(script))
 		})
 	}
-	t.Run("contract", quickStart)
+	t.Run("contract", func(t *testing.T) { quickStart(t, s) })
 }
 
-// furnish makes the namespaces what documents take for granted: loopback, and the assets in their place.
-func furnish(t *testing.T, assets string) {
+// setting is what the namespaces have. Where the assets could not be put into their place, assets is where they are.
+type setting struct{ assets string }
+
+// place puts the setting's directory where a script names that of the documents.
+func (s setting) place(script string) string { return strings.ReplaceAll(script, docsAssets, s.assets) }
+
+// furnish makes the namespaces what documents take for granted: loopback, and the assets in their place. In a chroot
+// no mount can be kept from the rest of the machine; there the assets stay where they are.
+func furnish(t *testing.T, assets string) setting {
 	t.Helper()
 	if err := loopbackUp(); err != nil {
 		t.Fatalf("loopback: %v", err)
 	}
-	aside := t.TempDir()
 	must := func(what string, err error) {
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
 	}
-	must("private mounts", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	if errors.Is(err, unix.EINVAL) {
+		t.Logf("this is a chroot: %s stands for %s", assets, docsAssets)
+		return setting{assets}
+	}
+	must("private mounts", err)
+	aside := t.TempDir()
 	must("bind the assets aside", unix.Mount(assets, aside, "", unix.MS_BIND, ""))
 	must("empty /opt", unix.Mount("tmpfs", "/opt", "tmpfs", 0, "mode=755"))
 	must("make "+docsAssets, os.Mkdir(docsAssets, 0o755))
 	must("bind the assets", unix.Mount(aside, docsAssets, "", unix.MS_BIND, ""))
 	must("let go of aside", unix.Unmount(aside, unix.MNT_DETACH))
+	return setting{docsAssets}
 }
 
 func loopbackUp() error {
@@ -140,7 +154,7 @@ func runnable(list []block) string {
 const prelude = "set -eu -o pipefail\ncurl() { command curl --silent --show-error --fail-with-body \"$@\"; }\n"
 
 // patience is how long all blocks of one document may take.
-const patience = 3 * time.Minute
+const patience = 5 * time.Minute
 
 func runScript(t *testing.T, script string) {
 	t.Helper()
@@ -160,13 +174,13 @@ func runScript(t *testing.T, script string) {
 	}
 }
 
-// start starts metald as the documents do: every setting has its default but the state directory. When the test
+// start starts metald as the documents do: every setting has its default but the directories. When the test
 // ends, its VMs go and then metald.
-func start(t *testing.T) vmprovisionerv1connect.VmServiceClient {
+func (s setting) start(t *testing.T) vmprovisionerv1connect.VmServiceClient {
 	t.Helper()
 	var log bytes.Buffer
 	cmd := exec.Command(os.Getenv(insideBinary))
-	cmd.Env = append(os.Environ(), "UNKEY_METALD_STATE_DIR="+filepath.Join(t.TempDir(), "state"))
+	cmd.Env = append(os.Environ(), "UNKEY_METALD_STATE_DIR="+filepath.Join(t.TempDir(), "state"), "UNKEY_METALD_ASSETS_DIR="+s.assets)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -212,9 +226,9 @@ const contractCall = `curl -X POST http://localhost:8080/vmprovisioner.v1.VmServ
   -d '{"config":{"cpu":{"vcpu_count":1},"memory":{"size_bytes":134217728},"boot":{"kernel_path":"/opt/vm-assets/vmlinux","kernel_args":"console=ttyS0 reboot=k panic=1 pci=off"},"storage":[{"path":"/opt/vm-assets/rootfs.ext4","readonly":false}]}}'`
 
 // quickStart pastes the contract's call into a shell and boots what it made.
-func quickStart(t *testing.T) {
-	client := start(t)
-	cmd := exec.Command("bash", "-c", contractCall)
+func quickStart(t *testing.T, s setting) {
+	client := s.start(t)
+	cmd := exec.Command("bash", "-c", s.place(contractCall))
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatal(err)

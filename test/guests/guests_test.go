@@ -49,6 +49,9 @@ func TestFleet(t *testing.T) {
 	}
 	nothingLeft(t, d)
 	for _, stack := range d.Goroutines(t) {
+		if strings.Contains(stack, "store.(*Bolt).Delete") {
+			continue // the last record is removed after the deletion was answered
+		}
 		if strings.Contains(stack, "internal/vm.") && !strings.Contains(stack, "vm.(*Manager).Run") || strings.Contains(stack, "internal/backend/qemu.") {
 			t.Errorf("a goroutine of a deleted VM is left:\n%s", stack)
 		}

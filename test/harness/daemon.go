@@ -28,6 +28,7 @@ type Options struct {
 	StateDir  string
 	AssetsDir string
 	Env       []string // UNKEY_METALD_… variables beyond those that follow from the fields above
+	UID       uint32   // user to run as; 0: the test's own
 }
 
 // Daemon is one running metald process.
@@ -44,6 +45,9 @@ type Daemon struct {
 var build = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "metald-bin")
 	if err != nil {
+		return "", err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { // for Options.UID
 		return "", err
 	}
 	path := filepath.Join(dir, "metald")
@@ -90,6 +94,9 @@ func Start(tb testing.TB, o Options) *Daemon {
 	}, o.Env...)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if o.UID != 0 {
+		d.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: o.UID, Gid: o.UID}
+	}
 	if err := d.cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}

@@ -6,7 +6,7 @@ import "github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 const (
 	maxDisks    = 16
 	maxNetworks = 6
-	maxVCPUs    = 288 // the machine's own bound
+	maxVCPUs    = 256 // what the API takes; the machine's own bound is 288, and 255 without KVM
 	minMemory   = 32 << 20
 )
 

@@ -126,6 +126,13 @@ func TestTooMuchMemory(t *testing.T) {
 	})
 }
 
+func TestTooManyVCPUsForTCG(t *testing.T) {
+	r := onQEMU(t)
+	spec := r.spec()
+	spec.CPU.Count = maxVCPUs
+	wantKind(t, r.refuse(t.Context(), r.request("wide", spec)), types.KindUnsupported, "config.cpu.vcpu_count", "X2APIC")
+}
+
 func TestFeaturesAreHadOrRefused(t *testing.T) {
 	r := onQEMU(t)
 	spec := r.spec()

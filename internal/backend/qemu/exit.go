@@ -92,5 +92,6 @@ var refusals = []struct {
 	{"support requested feature", types.KindInvalid, "config.cpu.features"},
 	{"cannot set up guest memory", types.KindExhausted, "config.memory.size_bytes"},
 	{`" lock`, types.KindPrecondition, "config.storage"},
+	{"X2APIC API support", types.KindUnsupported, "config.cpu.vcpu_count"}, // above 255 vCPUs, without KVM
 	{"KVM", types.KindPrecondition, ""},
 }
