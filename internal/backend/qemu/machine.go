@@ -250,10 +250,8 @@ func (m *machine) Exit() types.Exit {
 // has nothing to finish, and removes the run directory.
 func (m *machine) Destroy(ctx context.Context) error {
 	if !m.died() && !m.writes() {
-		m.kill() // what is in its directory goes while it dies
-		if err := dir.Remove(m.handle.RunDir); err != nil {
-			return err
-		}
+		m.kill()
+		_ = dir.Remove(m.handle.RunDir) // while it dies; what cannot be removed is tried again, and told, below
 	}
 	if err := m.end(ctx); err != nil {
 		return fmt.Errorf("end QEMU of VM %s: %w", m.handle.VM, err)
