@@ -51,7 +51,7 @@ func (e *entry) clear(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
 	defer cancel()
-	if err := e.m.cfg.Backend.Reap(ctx, *e.rec.Handle); err != nil {
+	if err := e.m.reap(ctx, *e.rec.Handle); err != nil {
 		return types.Errorf(types.KindUnavailable, "a VMM of VM %s that did not start cannot be ended: %w", e.id, err)
 	}
 	e.rec.Handle = nil

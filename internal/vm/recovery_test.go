@@ -329,3 +329,34 @@ func TestBootOnAnotherBackend(t *testing.T) {
 	}
 	d.close()
 }
+
+func TestAVMMOfAnotherBackend(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	d := newMetald(t)
+	d.running("a")
+	change := func(change func(*types.Handle)) {
+		d.stop()
+		records, err := d.store.All()
+		if err != nil || len(records) != 1 {
+			t.Fatalf("the records are %+v, %v", records, err)
+		}
+		change(records[0].Handle)
+		if err := d.store.Put(records[0]); err != nil {
+			t.Fatal(err)
+		}
+		d.start()
+	}
+	change(func(h *types.Handle) { h.Backend = "another" })
+	if info, err := d.Get("a"); err != nil || info.State != lifecycle.Running || !strings.Contains(info.Health, "UNKEY_METALD_BACKEND=another") {
+		t.Errorf("it is %+v, %v", info, err)
+	}
+	if _, err := d.Shutdown(t.Context(), "a", true, 0); types.KindOf(err) != types.KindPrecondition {
+		t.Errorf("shut down by force: %v", err)
+	}
+	d.host.Reboot()
+	change(func(h *types.Handle) { h.Process.BootID = "of an earlier boot" })
+	if info, err := d.Get("a"); err != nil || info.State != lifecycle.Shutdown || info.Exit == nil || info.Exit.Reason != types.ReasonHostReboot {
+		t.Errorf("after a restart of the host it is %+v, %v", info, err)
+	}
+	d.close()
+}
