@@ -261,7 +261,7 @@ func TestAVMMOfAVMThatIsBeingDeletedIsNotTakenOver(t *testing.T) {
 	}
 	d.host.On(fake.VerbAdopt, func(context.Context, types.VMID) error { adopted.Add(1); return nil })
 	d.host.On(fake.VerbReap, nil)
-	time.Sleep(2500 * time.Millisecond) // metald tries again after two seconds, and nothing tells that it does not
+	<-time.After(2500 * time.Millisecond) // metald tries again after two seconds, and nothing tells that it does not
 	if n := adopted.Load(); n > 0 {
 		t.Errorf("it was taken over %d times", n)
 	}
