@@ -19,6 +19,7 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/fake"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/store"
 )
@@ -357,6 +358,24 @@ func TestAVMMOfAnotherBackend(t *testing.T) {
 	change(func(h *types.Handle) { h.Process.BootID = "of an earlier boot" })
 	if info, err := d.Get("a"); err != nil || info.State != lifecycle.Shutdown || info.Exit == nil || info.Exit.Reason != types.ReasonHostReboot {
 		t.Errorf("after a restart of the host it is %+v, %v", info, err)
+	}
+	d.close()
+}
+
+// A guest that its VMM stopped, for want of room on the host's disk say, is not reported as one that runs.
+func TestAGuestThatIsStoppedByItsVMM(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	d := newMetald(t)
+	d.running("a")
+	for range 2 {
+		d.host.StopGuest("a")
+		d.eventually("a", func(info vm.Info, err error) bool {
+			return err == nil && info.State == lifecycle.Paused && info.Health == ""
+		})
+		if info, err := d.Resume(t.Context(), "a"); err != nil || info.State != lifecycle.Running {
+			t.Errorf("resumed to %+v, %v", info, err)
+		}
+		d.restart() // and so does one that was adopted
 	}
 	d.close()
 }

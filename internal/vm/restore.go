@@ -191,7 +191,7 @@ func (e *entry) takeOver(ctx context.Context) {
 func (e *entry) find(ctx context.Context) (types.Machine, found) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	machine, err := e.m.adopt(ctx, types.AdoptRequest{Handle: *e.rec.Handle, Spec: e.rec.Spec, Console: e.console, Ended: e.observeEnd})
+	machine, err := e.m.adopt(ctx, types.AdoptRequest{Handle: *e.rec.Handle, Spec: e.rec.Spec, Console: e.console, Ended: e.observeEnd, Stopped: e.observeStop})
 	if errors.Is(err, types.ErrGone) {
 		return nil, foundGone
 	}

@@ -346,6 +346,28 @@ func TestDestroyEndsTheVMMWhateverItsDirectory(t *testing.T) {
 	}
 }
 
+func TestAGuestThatQEMUStops(t *testing.T) {
+	r := onStub(t)
+	req := r.request("full", r.spec("stub.full=1"))
+	stops := make(chan struct{}, 10)
+	req.Stopped = func() { stops <- struct{}{} }
+	v := r.createFrom(req)
+	must(t, v.Boot(t.Context()))
+	select {
+	case <-stops:
+	case <-time.After(patience):
+		t.Fatal("nobody was told")
+	}
+	v.want(lifecycle.Paused)
+	must(t, v.Resume(t.Context()))
+	must(t, v.Pause(t.Context())) // what was asked for is not told
+	v.want(lifecycle.Paused)
+	must(t, v.Destroy(t.Context()))
+	if len(stops) > 0 {
+		t.Errorf("told %d times of what metald did itself", len(stops))
+	}
+}
+
 func TestAQuitThatIsNotObeyed(t *testing.T) {
 	r := onStub(t)
 	v := r.boot("holds", "stub.hold=1")
