@@ -17,7 +17,6 @@ const nobody = 65534
 
 // TestMetaldNeedNotBeRoot takes a VM with a private disk through its life under a metald of an ordinary user.
 func TestMetaldNeedNotBeRoot(t *testing.T) {
-	t.Cleanup(harness.Remove)
 	var uid uint32
 	if os.Getuid() == 0 {
 		uid = nobody
