@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -81,6 +82,22 @@ func copyConsole(ctx context.Context, from chunks, follow bool, send func(*pb.St
 		if err := sendChunk(chunk, send); err != nil {
 			return clientGone(err)
 		}
+		if follow {
+			rest(ctx)
+		}
+	}
+}
+
+// streamRest is how long a follower waits between two messages: a guest writes its console byte by byte, and a
+// message per byte would take more of the host than the guest does.
+const streamRest = 10 * time.Millisecond
+
+func rest(ctx context.Context) {
+	timer := time.NewTimer(streamRest)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,6 +16,10 @@ import (
 // drainSize is the most bytes read of one console before the others have their turn.
 const drainSize = 64 << 10
 
+// drainRest is how long the drainer waits between two looks. A serial port is written byte by byte, and a look per
+// byte would cost more than the guest's own work. QEMU's socket takes some 280 bytes meanwhile.
+const drainRest = time.Millisecond
+
 // Drainer reads every guest's console as it comes: one goroutine, one epoll. It is safe for concurrent use.
 type Drainer struct {
 	poller *epoll.Poller[*Source]
@@ -22,7 +27,7 @@ type Drainer struct {
 
 // NewDrainer returns a Drainer; it drains while Run runs.
 func NewDrainer() (*Drainer, error) {
-	poller, err := epoll.New[*Source]()
+	poller, err := epoll.New[*Source](drainRest)
 	if err != nil {
 		return nil, fmt.Errorf("drain consoles: %w", err)
 	}

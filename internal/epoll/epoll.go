@@ -18,6 +18,7 @@ import (
 // use.
 type Poller[T any] struct {
 	file *os.File
+	rest time.Duration
 
 	mu      sync.Mutex
 	watched map[Token]T
@@ -28,8 +29,9 @@ type Poller[T any] struct {
 // was under way when a descriptor was removed hits nobody else. The zero Token names none.
 type Token uint64
 
-// New returns a Poller; it watches while Run runs.
-func New[T any]() (*Poller[T], error) {
+// New returns a Poller; it watches while Run runs. After each round of events it rests, so that what comes in small
+// pieces is handled in larger ones; 0 is no rest.
+func New[T any](rest time.Duration) (*Poller[T], error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("create an epoll: %w", err)
@@ -39,7 +41,7 @@ func New[T any]() (*Poller[T], error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("create an epoll: %w", err)
 	}
-	return &Poller[T]{file: os.NewFile(uintptr(fd), "epoll"), watched: make(map[Token]T)}, nil
+	return &Poller[T]{file: os.NewFile(uintptr(fd), "epoll"), rest: rest, watched: make(map[Token]T)}, nil
 }
 
 // Add watches fd until Remove. Of a descriptor that is readable already v is handled at once.
@@ -105,6 +107,9 @@ func (p *Poller[T]) drain(ctx context.Context, epoll int, events []unix.EpollEve
 			if v, ok := p.value(tokenOf(ev)); ok {
 				handle(v)
 			}
+		}
+		if p.rest > 0 {
+			time.Sleep(p.rest)
 		}
 	}
 }

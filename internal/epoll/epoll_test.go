@@ -50,7 +50,7 @@ func readable(t *testing.T) int {
 }
 
 func TestReadableBeforeAndAfterRun(t *testing.T) {
-	p, err := New[string]()
+	p, err := New[string](0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestReadableBeforeAndAfterRun(t *testing.T) {
 
 // One descriptor that is always readable keeps Run neither from the others nor from its end.
 func TestBusyDescriptorStarvesNobody(t *testing.T) {
-	p, err := New[string]()
+	p, err := New[string](0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestBusyDescriptorStarvesNobody(t *testing.T) {
 }
 
 func TestAddOfWhatCannotBeWatched(t *testing.T) {
-	p, err := New[string]()
+	p, err := New[string](0)
 	if err != nil {
 		t.Fatal(err)
 	}

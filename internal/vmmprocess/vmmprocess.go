@@ -32,7 +32,7 @@ func New(log *slog.Logger) (*Supervisor, error) {
 	if err != nil {
 		return nil, err
 	}
-	poller, err := epoll.New[*Process]()
+	poller, err := epoll.New[*Process](0)
 	if err != nil {
 		return nil, fmt.Errorf("watch VMM processes: %w", err)
 	}
