@@ -96,6 +96,7 @@ func TestKernelArgs(t *testing.T) {
 		{given: "", want: "console=ttyS0 reboot=k panic=1 " + keys, byVMM: true},
 		{given: "root=/dev/vda1", want: "console=ttyS0 reboot=k panic=1 " + keys + " root=/dev/vda1"},
 		{given: " ro  quiet ", want: "console=ttyS0 reboot=k panic=1 " + keys + " root=/dev/vda ro  quiet"},
+		{given: "rw", want: "console=ttyS0 reboot=k panic=1 " + keys + " root=/dev/vda rw"},
 		{given: "panic=5 reboot=t console=hvc0 " + keys, want: "panic=5 reboot=t console=hvc0 " + keys, byVMM: true},
 		{given: `x="panic=1 root=/dev/sda --"`, want: "console=ttyS0 reboot=k panic=1 " + keys + ` x="panic=1 root=/dev/sda --"`, byVMM: true},
 		{given: "a -- root=1", want: "console=ttyS0 reboot=k panic=1 " + keys + " a -- root=1", byVMM: true},
