@@ -3,12 +3,19 @@ package main
 import (
 	"bytes"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/test/harness"
 )
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	harness.Remove()
+	os.Exit(code)
+}
 
 func call(t *testing.T, args []string, environ ...string) (code int, out, log string) {
 	t.Helper()
@@ -64,7 +71,6 @@ func TestTakenPort(t *testing.T) {
 // TestOneMetaldPerStateDir uses the real binary: the lock is between processes.
 func TestOneMetaldPerStateDir(t *testing.T) {
 	assets := harness.Assets(t)
-	t.Cleanup(harness.Remove)
 	d := harness.Start(t, harness.Options{AssetsDir: assets, Env: []string{"UNKEY_METALD_QEMU_ACCEL=tcg"}})
 	code, _, log := call(t, []string{"-port=0", "-state-dir=" + d.StateDir})
 	if code != exitFailed || !strings.Contains(log, "in use by another metald (pid "+strconv.Itoa(d.PID())+")") {

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"connectrpc.com/connect"
@@ -17,7 +18,6 @@ const nobody = 65534
 
 // TestMetaldNeedNotBeRoot takes a VM with a private disk through its life under a metald of an ordinary user.
 func TestMetaldNeedNotBeRoot(t *testing.T) {
-	t.Cleanup(harness.Remove)
 	var uid uint32
 	if os.Getuid() == 0 {
 		uid = nobody
@@ -28,7 +28,13 @@ func TestMetaldNeedNotBeRoot(t *testing.T) {
 		StateDir: filepath.Join(home, "state"), AssetsDir: assets, UID: uid,
 		Env: []string{"UNKEY_METALD_QEMU_ACCEL=tcg", "UNKEY_METALD_QEMU_BINARY=" + stubvmm.BuildQEMU(t)},
 	})
-	guest := harness.Guest(assets, "mine", "")
+	guest := harness.Guest(assets, "private", "")
+	guest.Config.Storage[0].Path = filepath.Join(assets, "private.raw")
+	if _, err := d.Client.CreateVm(t.Context(), connect.NewRequest(guest)); connect.CodeOf(err) != connect.CodeInvalidArgument ||
+		!strings.Contains(err.Error(), "config.storage[0].path") || !strings.Contains(err.Error(), "may not read") {
+		t.Errorf("a template that metald may not read: %v", err)
+	}
+	guest = harness.Guest(assets, "mine", "")
 	if _, err := d.Client.CreateVm(t.Context(), connect.NewRequest(guest)); err != nil {
 		t.Fatalf("create: %v\n%s", err, d.Log())
 	}
@@ -49,6 +55,9 @@ func homeOf(t *testing.T, uid uint32) string {
 	}
 	t.Cleanup(func() { os.RemoveAll(home) })
 	if err := os.CopyFS(filepath.Join(home, "assets"), os.DirFS(harness.StubAssets(t))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(home, "assets/private.raw"), nil, 0); err != nil { // nobody but root can read it
 		t.Fatal(err)
 	}
 	if uid != 0 {

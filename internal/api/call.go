@@ -2,8 +2,11 @@ package api
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"time"
 
 	"connectrpc.com/connect"
@@ -122,7 +125,12 @@ func (b callBody) Read(p []byte) (int, error) {
 		c.reading = true
 		_ = c.control.SetReadDeadline(time.Now().Add(c.limits.body))
 	}
-	return c.body.Read(p)
+	n, err := c.body.Read(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// The client is told this, instead of the addresses and words of package net.
+		err = fmt.Errorf("the body of the request did not come within %v: %w", c.limits.body, os.ErrDeadlineExceeded)
+	}
+	return n, err
 }
 
 // Close closes the body.

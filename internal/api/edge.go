@@ -125,8 +125,8 @@ func levelOf(c *call) slog.Level {
 	case connect.CodeInternal, connect.CodeUnknown, connect.CodeUnavailable, connect.CodeDataLoss:
 		return slog.LevelError
 	}
-	if c.code == 0 && c.status >= http.StatusInternalServerError {
-		return slog.LevelError
+	if c.code == 0 && (c.status == http.StatusInternalServerError || c.status == http.StatusServiceUnavailable) {
+		return slog.LevelError // connect's 501 and 504 are for what clients sent, and how slowly
 	}
 	return slog.LevelInfo
 }

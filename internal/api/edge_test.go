@@ -361,21 +361,24 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 		c.timeouts = defaultTimeouts()
 		c.timeouts.header, c.timeouts.body = 50*time.Millisecond, 50*time.Millisecond
 	})
-	for name, sent := range map[string]string{
-		"header": "POST / HTTP/1.1\r\nHost: localhost\r\n",
-		"body": "POST " + servicePrefix + "ListVms HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" +
-			"Content-Length: 100\r\nConnection: close\r\n\r\n{",
+	for name, slow := range map[string]struct{ sent, told string }{
+		"header": {"POST / HTTP/1.1\r\nHost: localhost\r\n", ""},
+		"body": {"POST " + servicePrefix + "ListVms HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" +
+			"Content-Length: 100\r\nConnection: close\r\n\r\n{", "the body of the request did not come within 50ms"},
 	} {
 		c, err := net.Dial("tcp", s.addr)
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Fprint(c, sent)
+		fmt.Fprint(c, slow.sent)
 		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
-		if answer, err := io.ReadAll(c); err != nil || strings.Contains(string(answer), "200 OK") {
+		if answer, err := io.ReadAll(c); err != nil || strings.Contains(string(answer), "200 OK") || !strings.Contains(string(answer), slow.told) {
 			t.Errorf("a slow %s: %v, %q", name, err, answer)
 		}
 		c.Close()
+	}
+	if strings.Contains(s.log.String(), `"level":"ERROR"`) {
+		t.Errorf("whoever runs metald is called for slow clients:\n%s", s.log.String())
 	}
 }
 

@@ -11,8 +11,7 @@ import (
 // hostPath finds what looks like an absolute path in an error text.
 var hostPath = regexp.MustCompile(`(^|[\s"'=(,:])(/[^\s"'(),:;]+)`)
 
-// redact replaces every absolute path in text that is not one of known, above one of them, or below a directory
-// among them that the client named.
+// redact replaces every absolute path in text that is not one of known or above one of them.
 func redact(text string, known []string) string {
 	if !strings.Contains(text, "/") {
 		return text

@@ -25,6 +25,13 @@ type consoleOpener func(id types.VMID, tail int64) (chunks, error)
 
 func openConsole(vms VMs) consoleOpener {
 	return func(id types.VMID, tail int64) (chunks, error) {
+		info, err := vms.Get(id)
+		if err != nil {
+			return nil, err
+		}
+		if c := info.Spec.Console; !c.Enabled || c.Output == "none" {
+			return nil, types.Errorf(types.KindPrecondition, "VM %s was created with a config.console of which no output is kept", id)
+		}
 		log, err := vms.Console(id)
 		if err != nil {
 			return nil, err

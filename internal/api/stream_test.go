@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -212,6 +213,19 @@ func TestConsoleStreamsAreBounded(t *testing.T) {
 		}
 		return again.Err() == nil
 	})
+}
+
+func TestAConsoleThatIsNotKept(t *testing.T) {
+	s := serve(t, nil)
+	for id, block := range map[string]string{"off": `{}`, "discarded": `{"enabled":true,"output":"none"}`} {
+		s.must(t, "CreateVm", fmt.Sprintf(`{"vm_id":%q,"config":{"cpu":{"vcpu_count":1},"memory":{"size_bytes":134217728},`+
+			`"boot":{"kernel_path":"/opt/vm-assets/vmlinux"},"console":%s}}`, id, block))
+		// Without an error a follower would wait for nothing until the VM is deleted.
+		stream := s.stream(t, http.DefaultClient, &pb.StreamConsoleRequest{VmId: id, Follow: true})
+		if stream.Receive() || connect.CodeOf(stream.Err()) != connect.CodeFailedPrecondition || !strings.Contains(stream.Err().Error(), "config.console") {
+			t.Errorf("%s: %v", id, stream.Err())
+		}
+	}
 }
 
 func TestConsoleStreamsAreCheckedAndEndWithMetald(t *testing.T) {

@@ -143,6 +143,20 @@ func TestStateIsNoVolume(t *testing.T) {
 	}
 }
 
+func TestFilesOfClientsLieNotWhereMetaldSweeps(t *testing.T) {
+	for _, env := range []string{
+		"UNKEY_METALD_VOLUMES_DIR=/s/vms", "UNKEY_METALD_VOLUMES_DIR=/s/run/x", "UNKEY_METALD_ASSETS_DIR=/s/vms/assets", "UNKEY_METALD_ASSETS_DIR=/s/run",
+	} {
+		name, _, _ := strings.Cut(env, "=")
+		if _, err := load(nil, "UNKEY_METALD_STATE_DIR=/s", env); err == nil || !strings.HasPrefix(err.Error(), name+": ") {
+			t.Errorf("%s: metald would remove the files in it: %v", env, err)
+		}
+	}
+	if _, err := load(nil, "UNKEY_METALD_STATE_DIR=/s", "UNKEY_METALD_ASSETS_DIR=/s/assets", "UNKEY_METALD_VOLUMES_DIR=/s/vms2"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestOpenAddressOnRequest(t *testing.T) {
 	if _, err := load([]string{"-insecure-bind"}, "UNKEY_METALD_ADDRESS=0.0.0.0"); err != nil {
 		t.Error(err)

@@ -21,9 +21,15 @@ func (c *Config) complete(bad map[string]bool) []error {
 	if c.OTelEnabled {
 		errs = append(errs, fmt.Errorf("%s: this build exports no telemetry; leave it out or set it to false", EnvName("otel-enabled")))
 	}
-	if bad["state-dir"] {
-		return errs
+	if !bad["state-dir"] {
+		errs = append(errs, c.checkDirectories(bad)...)
 	}
+	return errs
+}
+
+// checkDirectories keeps clients' files and metald's own apart.
+func (c *Config) checkDirectories(bad map[string]bool) []error {
+	var errs []error
 	if !bad["assets-dir"] && within(c.StateDir, c.AssetsDir) {
 		errs = append(errs, fmt.Errorf("%s: %q lies in %s, whose files are templates that nobody writes to",
 			EnvName("state-dir"), c.StateDir, EnvName("assets-dir")))
@@ -31,6 +37,14 @@ func (c *Config) complete(bad map[string]bool) []error {
 	if !bad["volumes-dir"] && within(c.StateDir, c.VolumesDir) {
 		errs = append(errs, fmt.Errorf("%s: %q lies in %s, whose files may be attached to any VM, and metald's records are not for guests",
 			EnvName("state-dir"), c.StateDir, EnvName("volumes-dir")))
+	}
+	for _, room := range []string{"vms", "run"} {
+		room = filepath.Join(c.StateDir, room)
+		for name, dir := range map[string]string{"assets-dir": c.AssetsDir, "volumes-dir": c.VolumesDir} {
+			if !bad[name] && within(dir, room) {
+				errs = append(errs, fmt.Errorf("%s: %q lies in %s, where metald removes what belongs to no VM", EnvName(name), dir, room))
+			}
+		}
 	}
 	return errs
 }

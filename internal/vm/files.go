@@ -180,6 +180,8 @@ func kindOfDisk(err error) types.Kind {
 		return types.KindExhausted
 	case errors.Is(err, disk.ErrChanged):
 		return types.KindPrecondition
+	case errors.Is(err, disk.ErrUnreadable):
+		return types.KindInvalid
 	case errors.Is(err, context.DeadlineExceeded):
 		return types.KindDeadline
 	case errors.Is(err, context.Canceled):

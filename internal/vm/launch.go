@@ -27,7 +27,7 @@ func (e *entry) launch(ctx context.Context, f files) (types.Machine, error) {
 		ID: e.id, Incarnation: e.rec.Incarnation, Spec: e.rec.Spec,
 		Kernel: f.kernel, Initrd: f.initrd, Disks: f.disks,
 		RunDir: m.runDir(e.id, e.rec.Incarnation), UID: uid, GID: uid,
-		Console: e.console, Ended: e.observeEnd,
+		Console: e.console, Ended: e.observeEnd, Stopped: e.observeStop,
 		Commit: func(h types.Handle) error {
 			e.rec.Handle = &h
 			return e.save()
@@ -51,7 +51,7 @@ func (e *entry) clear(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
 	defer cancel()
-	if err := e.m.cfg.Backend.Reap(ctx, *e.rec.Handle); err != nil {
+	if err := e.m.reap(ctx, *e.rec.Handle); err != nil {
 		return types.Errorf(types.KindUnavailable, "a VMM of VM %s that did not start cannot be ended: %w", e.id, err)
 	}
 	e.rec.Handle = nil
@@ -82,6 +82,19 @@ func (e *entry) observeEnd() {
 		case <-l.machine.Exited():
 			e.observeExit(l)
 		default: // another incarnation lives
+		}
+	})
+}
+
+// observeStop has the runner look at a VMM whose guest was stopped without being told. The backend calls it.
+func (e *entry) observeStop() {
+	// Refused only when metald stops: the next one looks.
+	_ = e.enqueue(func() {
+		if l := e.live.Load(); l != nil && !l.looking {
+			l.looking = true
+			e.health = "its VMM stopped the guest by itself; metald looks why"
+			e.publish()
+			e.lookAgain(l)
 		}
 	})
 }

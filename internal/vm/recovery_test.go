@@ -19,6 +19,7 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/fake"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/store"
 )
@@ -261,7 +262,7 @@ func TestAVMMOfAVMThatIsBeingDeletedIsNotTakenOver(t *testing.T) {
 	}
 	d.host.On(fake.VerbAdopt, func(context.Context, types.VMID) error { adopted.Add(1); return nil })
 	d.host.On(fake.VerbReap, nil)
-	time.Sleep(2500 * time.Millisecond) // metald tries again after two seconds, and nothing tells that it does not
+	<-time.After(2500 * time.Millisecond) // metald tries again after two seconds, and nothing tells that it does not
 	if n := adopted.Load(); n > 0 {
 		t.Errorf("it was taken over %d times", n)
 	}
@@ -326,6 +327,55 @@ func TestBootOnAnotherBackend(t *testing.T) {
 	_, err := d.Boot(t.Context(), "hotplug")
 	if types.KindOf(err) != types.KindUnsupported || !strings.Contains(err.Error(), "hotplug") {
 		t.Errorf("a field that this backend cannot do: %v", err)
+	}
+	d.close()
+}
+
+func TestAVMMOfAnotherBackend(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	d := newMetald(t)
+	d.running("a")
+	change := func(change func(*types.Handle)) {
+		d.stop()
+		records, err := d.store.All()
+		if err != nil || len(records) != 1 {
+			t.Fatalf("the records are %+v, %v", records, err)
+		}
+		change(records[0].Handle)
+		if err := d.store.Put(records[0]); err != nil {
+			t.Fatal(err)
+		}
+		d.start()
+	}
+	change(func(h *types.Handle) { h.Backend = "another" })
+	if info, err := d.Get("a"); err != nil || info.State != lifecycle.Running || !strings.Contains(info.Health, "UNKEY_METALD_BACKEND=another") {
+		t.Errorf("it is %+v, %v", info, err)
+	}
+	if _, err := d.Shutdown(t.Context(), "a", true, 0); types.KindOf(err) != types.KindPrecondition {
+		t.Errorf("shut down by force: %v", err)
+	}
+	d.host.Reboot()
+	change(func(h *types.Handle) { h.Process.BootID = "of an earlier boot" })
+	if info, err := d.Get("a"); err != nil || info.State != lifecycle.Shutdown || info.Exit == nil || info.Exit.Reason != types.ReasonHostReboot {
+		t.Errorf("after a restart of the host it is %+v, %v", info, err)
+	}
+	d.close()
+}
+
+// A guest that its VMM stopped, for want of room on the host's disk say, is not reported as one that runs.
+func TestAGuestThatIsStoppedByItsVMM(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	d := newMetald(t)
+	d.running("a")
+	for range 2 {
+		d.host.StopGuest("a")
+		d.eventually("a", func(info vm.Info, err error) bool {
+			return err == nil && info.State == lifecycle.Paused && info.Health == ""
+		})
+		if info, err := d.Resume(t.Context(), "a"); err != nil || info.State != lifecycle.Running {
+			t.Errorf("resumed to %+v, %v", info, err)
+		}
+		d.restart() // and so does one that was adopted
 	}
 	d.close()
 }

@@ -191,7 +191,7 @@ func (e *entry) takeOver(ctx context.Context) {
 func (e *entry) find(ctx context.Context) (types.Machine, found) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	machine, err := e.m.cfg.Backend.Adopt(ctx, types.AdoptRequest{Handle: *e.rec.Handle, Spec: e.rec.Spec, Console: e.console, Ended: e.observeEnd})
+	machine, err := e.m.adopt(ctx, types.AdoptRequest{Handle: *e.rec.Handle, Spec: e.rec.Spec, Console: e.console, Ended: e.observeEnd, Stopped: e.observeStop})
 	if errors.Is(err, types.ErrGone) {
 		return nil, foundGone
 	}
@@ -240,7 +240,7 @@ func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f
 	case actExit:
 		exit := e.unobserved()
 		if h := e.rec.Handle; h != nil {
-			if err := e.m.cfg.Backend.Reap(ctx, *h); err != nil {
+			if err := e.m.reap(ctx, *h); err != nil {
 				e.log.Error("what a VMM left could not be removed", "vm", e.id, "error", err)
 			}
 		}
@@ -338,7 +338,7 @@ func (e *entry) remove() error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.m.opCtx), verbTimeout)
 	defer cancel()
 	if e.rec.Handle != nil {
-		if err := e.m.cfg.Backend.Reap(ctx, *e.rec.Handle); err != nil {
+		if err := e.m.reap(ctx, *e.rec.Handle); err != nil {
 			return err
 		}
 		e.rec.Handle = nil

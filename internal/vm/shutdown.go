@@ -129,7 +129,7 @@ func (e *entry) end(ctx context.Context) error {
 
 // reap ends a VMM that metald could not adopt.
 func (e *entry) reap(ctx context.Context) error {
-	if err := e.m.cfg.Backend.Reap(ctx, *e.rec.Handle); err != nil {
+	if err := e.m.reap(ctx, *e.rec.Handle); err != nil {
 		return err
 	}
 	e.ended(types.Exit{Reason: types.ReasonForced, Code: -1})

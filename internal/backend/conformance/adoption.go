@@ -140,15 +140,19 @@ func endedWhileAway(t *testing.T, s *site) {
 	}
 }
 
-// pendingReboot returns a VM that was asked to reboot, and whose guest ignores it.
+// pendingReboot returns a VM that was asked to reboot, and whose guest ignores it: most of them as they have just
+// begun to start.
 func (s *site) pendingReboot(id types.VMID) (vm.Info, <-chan error) {
 	s.t.Helper()
-	info := s.guest(id, guest.ArgPower+"="+guest.PowerIgnore)
+	info := s.running(id, guest.ArgPower+"="+guest.PowerIgnore)
 	asked := async(func() error {
 		_, err := s.Reboot(s.ctx(), id, false, time.Minute)
 		return err
 	})
-	s.hears(id, guest.Ignored)
+	s.becomes(id, "one that is to reboot", patience, func(vm.Info) bool {
+		rec, ok := s.record(id)
+		return ok && !rec.RebootBy.IsZero()
+	})
 	return info, asked
 }
 

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -13,9 +14,9 @@ func endSentences() []sentence {
 	return []sentence{
 		{"a VMM that is killed is seen within a second", nil, killed},
 		{"a VMM that is killed before it booted is seen within a second", nil, killedBeforeBoot},
-		{"a guest that powers off by itself is shut down, and why is told", []Ability{Guest}, endsItself(guest.ExitPowerOff, types.ReasonGuestShutdown)},
-		{"a guest that restarts by itself is shut down, and why is told", []Ability{Guest}, endsItself(guest.ExitReboot, types.ReasonGuestReset)},
-		{"a guest that panics is shut down, and why is told", []Ability{Guest}, endsItself(guest.ExitPanic, types.ReasonGuestPanic)},
+		{"a guest that powers off by itself is shut down, and why is told", []Ability{Guest}, endsItself(guest.ExitPowerOff, types.ReasonGuestShutdown, "")},
+		{"a guest that restarts by itself is shut down, and why is told", []Ability{Guest}, endsItself(guest.ExitReboot, types.ReasonGuestReset, "")},
+		{"a guest that panics is shut down, and why is told", []Ability{Guest}, endsItself(guest.ExitPanic, types.ReasonGuestPanic, "Kernel panic - not syncing")},
 		{"a guest that is asked to shut down does, and why is told", []Ability{Guest}, gracefulShutdown},
 		{"a guest that is asked to reboot does, with the same disks", []Ability{Guest, GuestDisks}, gracefulReboot},
 		{"a guest that ignores the power button runs on and can be ended by force", []Ability{Guest}, ignoredPower},
@@ -37,10 +38,14 @@ func killedBeforeBoot(t *testing.T, s *site) {
 	s.wantExit(s.reaches("a", lifecycle.Shutdown, time.Second), types.ReasonKilled)
 }
 
-func endsItself(exit, reason string) func(*testing.T, *site) {
-	return func(_ *testing.T, s *site) {
+func endsItself(exit, reason, detail string) func(*testing.T, *site) {
+	return func(t *testing.T, s *site) {
 		s.guest("a", guest.ArgExit+"="+exit, guest.ArgAfter+"=300ms")
-		s.wantExit(s.reaches("a", lifecycle.Shutdown, s.h.BootTimeout), reason)
+		info := s.reaches("a", lifecycle.Shutdown, s.h.BootTimeout)
+		s.wantExit(info, reason)
+		if info.Exit.Code != 0 || !strings.Contains(info.Exit.Detail, detail) {
+			t.Errorf("it ended with %+v, want %q in the detail", info.Exit, detail)
+		}
 	}
 }
 

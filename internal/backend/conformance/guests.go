@@ -10,20 +10,15 @@ import (
 
 func guestSentences() []sentence {
 	return []sentence{
-		{"a boot reaches user space", []Ability{Guest}, reachesUserSpace},
-		{"a paused guest stands still", []Ability{Guest}, standsStill},
+		{"a boot reaches user space, and a guest that is paused stands still", []Ability{Guest}, standsStill},
 		{"the console log is bounded", []Ability{Guest, Flood}, boundedConsole},
 		{"a console that is not asked for is not kept", nil, noConsole},
 	}
 }
 
-func reachesUserSpace(_ *testing.T, s *site) {
-	s.guest("a")
-	s.wantState("a", lifecycle.Running)
-}
-
 func standsStill(t *testing.T, s *site) {
 	s.guest("a", guest.ArgCount+"=1")
+	s.wantState("a", lifecycle.Running)
 	s.hears("a", guest.Second(1))
 	if _, err := s.Pause(s.ctx(), "a"); err != nil {
 		t.Fatal(err)

@@ -61,7 +61,7 @@ func (b *Backend) Create(ctx context.Context, req types.CreateRequest) (types.Ma
 	if err := os.WriteFile(filepath.Join(req.RunDir, "vmm.sock"), nil, 0o600); err != nil {
 		return nil, errors.Join(err, dir.Remove(req.RunDir))
 	}
-	m := &machine{process: b.host.start(req), host: b.host, exited: make(chan struct{}), told: req.Ended}
+	m := &machine{process: b.host.start(req), host: b.host, exited: make(chan struct{}), told: req.Ended, stopped: req.Stopped}
 	m.process.attached = m
 	m.handle = types.Handle{
 		Version: 1, Backend: Name, VM: req.ID, Incarnation: req.Incarnation, Process: m.process.id, RunDir: req.RunDir,
@@ -112,7 +112,7 @@ func (b *Backend) Adopt(ctx context.Context, req types.AdoptRequest) (types.Mach
 	if p == nil {
 		return nil, fmt.Errorf("adopt VM %s: %w", h.VM, types.ErrGone)
 	}
-	m := &machine{process: p, host: b.host, handle: h, exited: make(chan struct{}), told: req.Ended}
+	m := &machine{process: p, host: b.host, handle: h, exited: make(chan struct{}), told: req.Ended, stopped: req.Stopped}
 	if err := m.answers(ctx); err != nil {
 		return nil, err
 	}

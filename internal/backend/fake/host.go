@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 )
 
 // Verbs that hooks can be set on. VerbCreated is the end of a Create: the process exists and its handle was
@@ -96,6 +97,20 @@ func (h *Host) Mute(vm types.VMID, mute bool) {
 		p.mu.Lock()
 		p.mute = mute
 		p.mu.Unlock()
+	}
+}
+
+// StopGuest makes the VMM of a VM stop its guest, as for want of room on the host's disk.
+func (h *Host) StopGuest(vm types.VMID) {
+	p := h.find(vm)
+	if p == nil || !p.move(lifecycle.Running, lifecycle.Paused) {
+		return
+	}
+	p.mu.Lock()
+	m := p.attached
+	p.mu.Unlock()
+	if m != nil && m.stopped != nil {
+		m.stopped()
 	}
 }
 

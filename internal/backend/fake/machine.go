@@ -19,6 +19,7 @@ type machine struct {
 	handle  types.Handle
 	exited  chan struct{}
 	told    func() // called when exited was closed; may be nil
+	stopped func() // called when the guest was stopped and nobody asked for it; may be nil
 
 	verbs    atomic.Int32 // that are under way
 	released atomic.Bool

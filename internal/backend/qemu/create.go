@@ -165,7 +165,7 @@ func (l *launch) closeFiles() {
 
 // start runs QEMU and talks to it until it is known to be as it should. After an error it is dead.
 func (l *launch) start(ctx context.Context) (_ *machine, err error) {
-	m := newMachine(l.handle(), l.req.Spec, l.private, l.req.Console, l.req.Ended)
+	m := newMachine(l.handle(), l.req.Spec, l.private, l.req.Console, l.req.Ended, l.req.Stopped)
 	if err := m.words.listen(l.req.RunDir, l.backend.cfg.Drainer); err != nil {
 		return nil, err
 	}

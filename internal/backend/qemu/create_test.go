@@ -13,8 +13,10 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 )
 
@@ -319,6 +321,50 @@ func TestDestroyOfWhatHasDied(t *testing.T) {
 			t.Errorf("read-only disks %v: exit %+v, want %s", readOnly, x, types.ReasonKilled)
 		}
 		wantNoDir(t, req.RunDir)
+	}
+}
+
+// A run directory that cannot be removed does not keep a VMM.
+func TestDestroyEndsTheVMMWhateverItsDirectory(t *testing.T) {
+	for _, readOnly := range []bool{false, true} {
+		r := onStub(t)
+		spec := r.spec()
+		spec.Disks[0].ReadOnly = readOnly
+		v := r.create("mounted", spec)
+		if err := unix.Mount("none", v.req.RunDir, "tmpfs", 0, ""); err != nil {
+			t.Skipf("nothing can be mounted: %v", err)
+		}
+		unmount := sync.OnceFunc(func() { must(t, unix.Unmount(v.req.RunDir, unix.MNT_DETACH)) })
+		t.Cleanup(unmount)
+		if err := v.Destroy(t.Context()); !errors.Is(err, dir.ErrMounted) {
+			t.Errorf("read-only disks %v: destroyed, %v", readOnly, err)
+		}
+		v.wantExit(types.ReasonForced, 0)
+		unmount()
+		must(t, v.Destroy(t.Context()))
+		v.wantGone()
+	}
+}
+
+func TestAGuestThatQEMUStops(t *testing.T) {
+	r := onStub(t)
+	req := r.request("full", r.spec("stub.full=1"))
+	stops := make(chan struct{}, 10)
+	req.Stopped = func() { stops <- struct{}{} }
+	v := r.createFrom(req)
+	must(t, v.Boot(t.Context()))
+	select {
+	case <-stops:
+	case <-time.After(patience):
+		t.Fatal("nobody was told")
+	}
+	v.want(lifecycle.Paused)
+	must(t, v.Resume(t.Context()))
+	must(t, v.Pause(t.Context())) // what was asked for is not told
+	v.want(lifecycle.Paused)
+	must(t, v.Destroy(t.Context()))
+	if len(stops) > 0 {
+		t.Errorf("told %d times of what metald did itself", len(stops))
 	}
 }
 

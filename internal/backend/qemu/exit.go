@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"cmp"
 	"strings"
 	"syscall"
 
@@ -13,6 +14,7 @@ type ending struct {
 	panicked  bool   // the guest's kernel said so, to QEMU or on the console
 	panicLine string // what it said on the console; "" if nothing
 	forced    bool   // metald ended it
+	broken    bool   // it had met an internal error, after which its guest cannot go on
 	status    syscall.WaitStatus
 	known     bool // status is
 	stderr    string
@@ -44,6 +46,8 @@ func (e ending) exit() types.Exit {
 		x.Reason, x.Detail = types.ReasonGuestPanic, e.panicLine
 	case e.shutdown == shutdownReset:
 		x.Reason = types.ReasonGuestReset
+	case e.broken:
+		x.Reason, x.Detail = types.ReasonCrashed, cmp.Or(e.stderr, "QEMU met an internal error")
 	case e.forced, e.shutdown == shutdownQuit:
 		x.Reason = types.ReasonForced
 	case e.shutdown == shutdownSignal:

@@ -28,6 +28,7 @@ func TestWhyItEnded(t *testing.T) {
 		{ending{shutdown: shutdownQuit, known: true}, types.Exit{Reason: types.ReasonForced}},
 		{ending{shutdown: shutdownSignal, known: true, stderr: "t"}, types.Exit{Reason: types.ReasonKilled, Detail: "t"}},
 		{ending{forced: true, status: signaled(9), known: true}, types.Exit{Reason: types.ReasonForced, Code: -1, Signal: 9}},
+		{ending{forced: true, broken: true, known: true}, types.Exit{Reason: types.ReasonCrashed, Detail: "QEMU met an internal error"}},
 		{ending{status: signaled(9), known: true}, types.Exit{Reason: types.ReasonKilled, Code: -1, Signal: 9}},
 		{ending{status: signaled(6), known: true, stderr: "assert"}, types.Exit{Reason: types.ReasonCrashed, Detail: "assert", Code: -1, Signal: 6}},
 		{ending{status: exited(1), known: true, stderr: "no"}, types.Exit{Reason: types.ReasonCrashed, Detail: "no", Code: 1}},

@@ -40,6 +40,7 @@ type machine struct {
 
 	exited   chan struct{}
 	told     func() // called when exited was closed; may be nil
+	onStop   func() // called when QEMU stopped the guest by itself; may be nil
 	released chan struct{}
 	finished chan struct{} // run has returned
 	release  sync.Once
@@ -48,6 +49,9 @@ type machine struct {
 	shutdown string // reason of the last SHUTDOWN event
 	panicked bool   // a GUEST_PANICKED event came
 	resumed  bool   // a RESUME event came since the last cont was sent
+	ordered  bool   // order is under way
+	stopped  bool   // a STOP event came since it began
+	broken   bool   // QEMU has said that it met an internal error
 	forced   bool   // Destroy ended it
 	exit     types.Exit
 }
@@ -89,7 +93,7 @@ func (m *machine) settle() {
 	words := m.words.text()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e := ending{shutdown: m.shutdown, panicked: m.panicked, forced: m.forced, stderr: words}
+	e := ending{shutdown: m.shutdown, panicked: m.panicked, forced: m.forced, broken: m.broken, stderr: words}
 	if line, yes := m.watch.panicked(); yes {
 		e.panicked, e.panicLine = true, line
 	}
@@ -99,9 +103,19 @@ func (m *machine) settle() {
 
 // event is called for each event of the control monitor.
 func (m *machine) event(name string, data []byte) {
+	if m.heed(name, data) && m.onStop != nil {
+		m.onStop()
+	}
+}
+
+// heed notes an event and tells whether it says that QEMU stopped the guest by itself.
+func (m *machine) heed(name string, data []byte) (stopped bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch name {
+	case "STOP":
+		m.stopped = m.ordered
+		return !m.ordered && m.shutdown == "" // after a SHUTDOWN it is on its way out
 	case "RESUME":
 		m.resumed = true
 	case "GUEST_PANICKED":
@@ -114,6 +128,7 @@ func (m *machine) event(name string, data []byte) {
 			m.shutdown = shutdown.Reason
 		}
 	}
+	return false
 }
 
 func (m *machine) Handle() types.Handle { return m.handle }
@@ -148,6 +163,10 @@ func (m *machine) Resume(ctx context.Context) error { return m.Boot(ctx) }
 
 // order gives a command that has an effect on the state, and observes it: QEMU answers alike where it has none.
 func (m *machine) order(ctx context.Context, command string, want lifecycle.State) error {
+	m.mu.Lock()
+	m.ordered, m.stopped = true, false
+	m.mu.Unlock()
+	defer m.obeyed(want)
 	if _, err := m.control.do(ctx, command, nil); err != nil {
 		return m.unavailable(ctx, err)
 	}
@@ -159,6 +178,17 @@ func (m *machine) order(ctx context.Context, command string, want lifecycle.Stat
 		return types.Errorf(types.KindUnavailable, "VM %s was to be %s and is %s", m.handle.VM, want, got)
 	}
 	return nil
+}
+
+// obeyed is the end of an order: a guest that was to run and was stopped meanwhile was so by QEMU.
+func (m *machine) obeyed(want lifecycle.State) {
+	m.mu.Lock()
+	stopped := m.stopped && want == lifecycle.Running
+	m.ordered = false
+	m.mu.Unlock()
+	if stopped && m.onStop != nil {
+		m.onStop()
+	}
 }
 
 // Shutdown presses the power button. QEMU says yes whether or not the guest has a driver for it.
@@ -182,6 +212,11 @@ func (m *machine) State(ctx context.Context) (lifecycle.State, error) {
 	}
 	if err != nil {
 		return lifecycle.Absent, m.unavailable(ctx, err)
+	}
+	if status == "internal-error" {
+		m.mu.Lock()
+		m.broken = true
+		m.mu.Unlock()
 	}
 	state, ok := runStates[status]
 	if !ok {
@@ -250,10 +285,8 @@ func (m *machine) Exit() types.Exit {
 // has nothing to finish, and removes the run directory.
 func (m *machine) Destroy(ctx context.Context) error {
 	if !m.died() && !m.writes() {
-		m.kill() // what is in its directory goes while it dies
-		if err := dir.Remove(m.handle.RunDir); err != nil {
-			return err
-		}
+		m.kill()
+		_ = dir.Remove(m.handle.RunDir) // while it dies; what cannot be removed is tried again, and told, below
 	}
 	if err := m.end(ctx); err != nil {
 		return fmt.Errorf("end QEMU of VM %s: %w", m.handle.VM, err)

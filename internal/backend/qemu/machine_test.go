@@ -57,19 +57,20 @@ func TestLifeOfAVM(t *testing.T) {
 	})
 }
 
+// That a real guest does, the conformance suite shows.
 func TestAPausedGuestStandsStill(t *testing.T) {
-	everywhere(t, func(t *testing.T, r *rig) {
-		v := r.boot("still", "metald.count=1")
-		v.screen.waitFor(t, guest.Second(1))
-		must(t, v.Pause(t.Context()))
-		had := v.screen.String()
-		<-time.After(1500 * time.Millisecond) // what must not happen has to be given its time
-		if now := v.screen.String(); now != had {
-			t.Errorf("a paused guest wrote %q", strings.TrimPrefix(now, had))
-		}
-	})
+	r := onStub(t)
+	v := r.boot("still", "metald.count=1")
+	v.screen.waitFor(t, guest.Second(1))
+	must(t, v.Pause(t.Context()))
+	had := v.screen.String()
+	<-time.After(1500 * time.Millisecond) // what must not happen has to be given its time
+	if now := v.screen.String(); now != had {
+		t.Errorf("a paused guest wrote %q", strings.TrimPrefix(now, had))
+	}
 }
 
+// The conformance suite has real guests that end themselves.
 func TestEndsOfAGuest(t *testing.T) {
 	for _, c := range []struct{ how, reason, detail string }{
 		{guest.ExitPowerOff, types.ReasonGuestShutdown, ""},
@@ -77,23 +78,22 @@ func TestEndsOfAGuest(t *testing.T) {
 		{guest.ExitPanic, types.ReasonGuestPanic, "Kernel panic - not syncing"},
 	} {
 		t.Run(c.how, func(t *testing.T) {
-			everywhere(t, func(t *testing.T, r *rig) {
-				v := r.create("ends", r.spec("metald.exit="+c.how))
-				must(t, v.Boot(t.Context()))
-				x := v.wantExit(c.reason, patience)
-				if x.Code != 0 || !strings.Contains(x.Detail, c.detail) {
-					t.Errorf("exit %+v", x)
-				}
-				must(t, v.Destroy(t.Context()))
-				v.wantGone()
-			})
+			r := onStub(t)
+			v := r.create("ends", r.spec("metald.exit="+c.how))
+			must(t, v.Boot(t.Context()))
+			x := v.wantExit(c.reason, patience)
+			if x.Code != 0 || !strings.Contains(x.Detail, c.detail) {
+				t.Errorf("exit %+v", x)
+			}
+			must(t, v.Destroy(t.Context()))
+			v.wantGone()
 		})
 	}
 }
 
 func TestKilledVMMIsNoticedAtOnce(t *testing.T) {
 	everywhere(t, func(t *testing.T, r *rig) {
-		v := r.boot("killed")
+		v := r.running("killed")
 		must(t, syscall.Kill(v.Handle().Process.PID, syscall.SIGKILL))
 		if x := v.wantExit(types.ReasonKilled, time.Second); x.Signal != int(syscall.SIGKILL) || x.Code != -1 {
 			t.Errorf("exit %+v", x)
@@ -119,22 +119,22 @@ func TestTerminatedVMM(t *testing.T) {
 
 func TestDestroyOfARunningVM(t *testing.T) {
 	everywhere(t, func(t *testing.T, r *rig) {
-		v := r.boot("destroyed")
+		v := r.running("destroyed")
 		must(t, v.Destroy(t.Context()))
 		v.wantExit(types.ReasonForced, 0)
 		v.wantGone()
 	})
 }
 
+// The conformance suite has a real guest that does.
 func TestAGuestThatIgnoresThePowerButton(t *testing.T) {
-	everywhere(t, func(t *testing.T, r *rig) {
-		v := r.boot("deaf", "metald.power=ignore")
-		eventually(t, "the guest has seen the button", func() bool {
-			must(t, v.Shutdown(t.Context())) // it may not listen yet
-			return strings.Contains(v.screen.String(), guest.PowerButton+guest.Ignored)
-		})
-		v.want(lifecycle.Running)
+	r := onStub(t)
+	v := r.boot("deaf", "metald.power=ignore")
+	eventually(t, "the guest has seen the button", func() bool {
+		must(t, v.Shutdown(t.Context())) // it may not listen yet
+		return strings.Contains(v.screen.String(), guest.PowerButton+guest.Ignored)
 	})
+	v.want(lifecycle.Running)
 }
 
 func TestAdoptedVMGoesOn(t *testing.T) {
@@ -166,7 +166,7 @@ func TestAdoptedVMGoesOn(t *testing.T) {
 
 func TestKilledWhileAdopted(t *testing.T) {
 	everywhere(t, func(t *testing.T, r *rig) {
-		v := r.boot("orphan")
+		v := r.running("orphan")
 		v.Release()
 		m, err := r.another().Adopt(t.Context(), types.AdoptRequest{Handle: v.Handle(), Spec: v.req.Spec, Console: io.Discard})
 		must(t, err)
@@ -195,7 +195,7 @@ func TestAdoptOfWhatIsGone(t *testing.T) {
 
 func TestReapEndsWhatNobodyAdopted(t *testing.T) {
 	everywhere(t, func(t *testing.T, r *rig) {
-		v := r.boot("reaped")
+		v := r.running("reaped")
 		v.Release()
 		must(t, r.another().Reap(t.Context(), v.Handle()))
 		must(t, r.another().Reap(t.Context(), v.Handle()))
@@ -205,7 +205,7 @@ func TestReapEndsWhatNobodyAdopted(t *testing.T) {
 
 func TestAStoppedVMMHoldsUpNothing(t *testing.T) {
 	everywhere(t, func(t *testing.T, r *rig) {
-		v := r.boot("stopped")
+		v := r.running("stopped")
 		pid := v.Handle().Process.PID
 		must(t, syscall.Kill(pid, syscall.SIGSTOP))
 		eventually(t, "the VMM is stopped", func() bool { return pidState(t, pid) == "T" })
@@ -254,14 +254,14 @@ func bounded(t *testing.T, limit time.Duration, do func()) {
 	}
 }
 
+// The conformance suite has a real guest fail to write.
 func TestAReadOnlyDiskIsReadOnly(t *testing.T) {
-	everywhere(t, func(t *testing.T, r *rig) {
-		spec := r.spec("metald.touch=/")
-		spec.Disks[0].ReadOnly = true
-		v := r.create("readonly", spec)
-		must(t, v.Boot(t.Context()))
-		v.screen.waitFor(t, guest.TouchRefused("/", "EROFS"))
-	})
+	r := onStub(t)
+	spec := r.spec("metald.touch=/")
+	spec.Disks[0].ReadOnly = true
+	v := r.create("readonly", spec)
+	must(t, v.Boot(t.Context()))
+	v.screen.waitFor(t, guest.TouchRefused("/", "EROFS"))
 }
 
 func TestUsageCountsWhatTheGuestWrites(t *testing.T) {

@@ -201,6 +201,15 @@ func (r *rig) createFrom(req types.CreateRequest) *testVM {
 	return v
 }
 
+// running makes a VM whose guest has begun to start, which is enough where it has nothing to do: by TCG a boot takes
+// seconds.
+func (r *rig) running(name string) *testVM {
+	r.t.Helper()
+	v := r.create(name, r.spec())
+	must(r.t, v.Boot(r.t.Context()))
+	return v
+}
+
 // boot makes a VM and waits until its user space speaks.
 func (r *rig) boot(name string, args ...string) *testVM {
 	r.t.Helper()

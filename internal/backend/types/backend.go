@@ -61,6 +61,10 @@ type CreateRequest struct {
 	// block. So nobody needs a goroutine per machine to wait for its end.
 	Ended func()
 
+	// Stopped, where it is set, is called when the VMM says that its guest was stopped, and nobody asked for it: by an
+	// error of the host's disk, say. It may be called once too often, by any goroutine, and does not block.
+	Stopped func()
+
 	// Commit saves the handle. The backend calls it once, when the process exists and before it can do
 	// anything: so there is never a live VMM without a record. An error aborts the create.
 	Commit func(Handle) error
@@ -72,6 +76,7 @@ type AdoptRequest struct {
 	Spec    Spec
 	Console io.Writer
 	Ended   func() // as in CreateRequest
+	Stopped func() // as in CreateRequest
 }
 
 // Machine is one VMM process and the guest in it, one incarnation. Its verbs are called by one goroutine at a

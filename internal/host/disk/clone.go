@@ -14,8 +14,8 @@ import (
 // and is a sparse copy elsewhere. dst must not exist; it is owned by uid and gid and readable by nobody else.
 // The copy is durable when Clone returns. After an error nothing is left.
 //
-// Errors: ErrChanged where src is not what Resolve found or was written to meanwhile; ENOSPC or EDQUOT where
-// there is no room; ctx's where it ended first.
+// Errors: ErrChanged where src is not what Resolve found or was written to meanwhile; ErrUnreadable; ENOSPC or
+// EDQUOT where there is no room; ctx's where it ended first.
 func Clone(ctx context.Context, src File, dst string, uid, gid int) (err error) {
 	in, err := src.Open()
 	if err != nil {

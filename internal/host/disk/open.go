@@ -11,8 +11,11 @@ import (
 // ErrChanged says that a file is no longer the one that Resolve found, or was written to while it was copied.
 var ErrChanged = errors.New("the file was changed or replaced while it was being used; try again")
 
+// ErrUnreadable says that the user that metald runs as may not read a file.
+var ErrUnreadable = errors.New("metald may not read the file")
+
 // Open opens the file for reading. What was put in its place since Resolve, a link or another file, is not
-// opened, and the error wraps ErrChanged.
+// opened, and the error wraps ErrChanged; where metald may not read it, ErrUnreadable.
 func (f File) Open() (*os.File, error) {
 	fd, err := openPath(unix.AT_FDCWD, f.Path, 0)
 	if err != nil {
@@ -28,7 +31,10 @@ func (f File) Open() (*os.File, error) {
 	}
 	// By the descriptor that was examined: the path may lead elsewhere by now.
 	opened, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.EACCES):
+		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
+	case err != nil:
 		return nil, fmt.Errorf("the file cannot be opened: %w", err)
 	}
 	return os.NewFile(uintptr(opened), f.Path), nil

@@ -18,6 +18,7 @@ type knobs struct {
 	NotRun  bool          // stub.notrun=1: cont succeeds and the guest does not run
 	Hold    bool          // stub.hold=1: quit succeeds and is not obeyed
 	Noise   int           // stub.noise: so many KiB on stderr, whether they are taken or not, before the greeting
+	Full    bool          // stub.full=1: the first time that the guest runs it is stopped, as on a full disk
 	Crash   bool          // stub.crash=1: abort as soon as the guest runs
 }
 
@@ -55,6 +56,8 @@ func (k *knobs) set(name, value string) (err error) {
 		k.Hold, err = strconv.ParseBool(value)
 	case "stub.noise":
 		k.Noise, err = strconv.Atoi(value)
+	case "stub.full":
+		k.Full, err = strconv.ParseBool(value)
 	case "stub.crash":
 		k.Crash, err = strconv.ParseBool(value)
 	default:

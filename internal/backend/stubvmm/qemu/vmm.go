@@ -82,6 +82,10 @@ func (v *vmm) cont() {
 	if v.knobs.Crash {
 		abort()
 	}
+	if v.knobs.Full {
+		v.knobs.Full = false
+		time.AfterFunc(100*time.Millisecond, v.full)
+	}
 }
 
 // stop stops it; one that does not run stays as it is.
@@ -95,6 +99,14 @@ func (v *vmm) stop() {
 	if running {
 		v.event("STOP", nil)
 	}
+}
+
+// full stops the guest as a disk that has no room does.
+func (v *vmm) full() {
+	v.mu.Lock()
+	v.setStatus("io-error")
+	v.mu.Unlock()
+	v.event("STOP", nil)
 }
 
 // setStatus is called with mu held.
