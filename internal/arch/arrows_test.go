@@ -65,7 +65,9 @@ var mayNotReach = []struct {
 	{"internal/**", "test/**", "what ships does not depend on tests"},
 	{"cmd/api", "test/**", "what ships does not depend on tests"},
 	{"internal/vm", "internal/backend/qemu", "the manager knows types.Backend, not who implements it"},
+	{"internal/vm", "internal/backend/firecracker", "the manager knows types.Backend, not who implements it"},
 	{"internal/api", "internal/backend/qemu", "the API knows capabilities as data, not who has them"},
+	{"internal/api", "internal/backend/firecracker", "the API knows capabilities as data, not who has them"},
 	{"internal/backend/types", "internal/vmmprocess", "the seam has no machinery"},
 	{"internal/vmmprocess", "internal/console", "processes and consoles are drained side by side, neither owns the other"},
 }
@@ -80,6 +82,8 @@ var onlyFrom = []struct {
 	{"internal/config", []string{"cmd/api", "internal/daemon", "internal/docgen"}, "parts are given plain values, so that settings have one reader"},
 	{"internal/backend", []string{"cmd/api", "internal/daemon", "internal/docgen"}, "who is in the list of backends concerns the wiring alone"},
 	{"internal/backend/qemu", []string{"internal/backend"}, "backends are reached through the list"},
+	{"internal/backend/firecracker", []string{"internal/backend"}, "backends are reached through the list"},
+	{"internal/kernelargs", []string{"internal/backend/*"}, "what a guest's kernel is told is its backend's"},
 	{"internal/backend/fake", testsOnly, "a fake never ships"},
 	{"internal/backend/stubvmm/**", testsOnly, "a stub never ships"},
 	{"internal/backend/conformance", testsOnly, "the conformance table is for tests"},
@@ -92,6 +96,7 @@ var onlyFrom = []struct {
 var standardOnly = map[string][]string{
 	"internal/vm/lifecycle": {},
 	"internal/guest":        {},
+	"internal/kernelargs":   {},
 	"internal/config":       {},
 	"internal/backend/types": {
 		"internal/vm/lifecycle",

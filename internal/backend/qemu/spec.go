@@ -85,7 +85,7 @@ func arguments(id types.VMID, spec types.Spec, in inherited, h hostFacts) ([]str
 		a.add("-initrd", fmt.Sprintf("/proc/self/fd/%d", in.initrd))
 	}
 	a.add("-append", kernelLine)
-	for _, i := range diskOrder(spec) {
+	for _, i := range spec.DiskOrder() {
 		a.disk(i, in.disks[i], spec.Disks[i])
 	}
 	for i, n := range spec.Networks {
@@ -182,21 +182,6 @@ func nodeName(i int) string { return fmt.Sprintf("disk%d", i) }
 
 // serial is a disk's id as the guest reads it in /sys/block/*/serial: virtio has room for twenty bytes.
 func serial(id string) string { return id[:min(len(id), 20)] }
-
-// diskOrder puts the root disk first: Linux names virtio disks in the order of the command line.
-func diskOrder(spec types.Spec) []int {
-	root := rootDisk(spec)
-	var order []int
-	if root >= 0 {
-		order = append(order, root)
-	}
-	for i := range spec.Disks {
-		if i != root {
-			order = append(order, i)
-		}
-	}
-	return order
-}
 
 func accelValue(accel string) string {
 	if accel == accelTCG {

@@ -74,3 +74,33 @@ type Console struct {
 	// Asked keeps whether the client sent a console block, so that GetVmInfo returns what was sent.
 	Asked bool `json:"asked,omitempty"`
 }
+
+// RootDisk is the index of the disk that becomes /dev/vda and is mounted as root: the one that says so, or the only
+// one. -1 if there is none.
+func (s Spec) RootDisk() int {
+	for i, d := range s.Disks {
+		if d.Root {
+			return i
+		}
+	}
+	if len(s.Disks) == 1 {
+		return 0
+	}
+	return -1
+}
+
+// DiskOrder lists the indexes of the disks in the order in which the guest is to find them: the root disk first, since
+// Linux names virtio disks in the order in which they came.
+func (s Spec) DiskOrder() []int {
+	root := s.RootDisk()
+	var order []int
+	if root >= 0 {
+		order = append(order, root)
+	}
+	for i := range s.Disks {
+		if i != root {
+			order = append(order, i)
+		}
+	}
+	return order
+}
