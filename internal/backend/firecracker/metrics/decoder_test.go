@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 )
 
 func TestDeltasAddUpPerDevice(t *testing.T) {
@@ -284,7 +285,7 @@ func TestCutsDoNotMatter(t *testing.T) {
 	}
 }
 
-func restart(t testing.TB, d *Decoder, contiguous bool) *Decoder {
+func restart(t rapid.TB, d *Decoder, contiguous bool) *Decoder {
 	t.Helper()
 	var s State
 	if err := json.Unmarshal([]byte(jsonOf(t, d.State())), &s); err != nil {
@@ -297,7 +298,7 @@ func restart(t testing.TB, d *Decoder, contiguous bool) *Decoder {
 	return again
 }
 
-func jsonOf(t testing.TB, v any) string {
+func jsonOf(t rapid.TB, v any) string {
 	t.Helper()
 	b, err := json.Marshal(v)
 	if err != nil {

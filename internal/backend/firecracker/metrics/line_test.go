@@ -3,7 +3,8 @@ package metrics
 import (
 	"fmt"
 	"strings"
-	"testing"
+
+	"pgregory.net/rapid"
 )
 
 // flush is what one line of the tests says. The rest of a real line, some 260 numbers, is added by text.
@@ -60,7 +61,7 @@ func netText(n Network) string {
 // drive is the flush of a VM with the one drive "a".
 func drive(stamp int64, d Drive) flush { return flush{stamp: stamp, drives: map[string]Drive{"a": d}} }
 
-func decoder(t testing.TB, devices Devices) *Decoder {
+func decoder(t rapid.TB, devices Devices) *Decoder {
 	t.Helper()
 	d, err := New(devices)
 	if err != nil {

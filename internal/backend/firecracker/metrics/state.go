@@ -1,7 +1,6 @@
 package metrics
 
 import (
-	"bytes"
 	"fmt"
 	"time"
 )
@@ -28,7 +27,7 @@ func (d *Decoder) State() State {
 	s := State{
 		Version: stateVersion, At: d.at, Lines: d.lines, Unread: d.unread, Unknown: d.others,
 		Counters: map[string]map[string]uint64{}, Gaps: append([]Gap(nil), d.gaps...), Open: d.open,
-		Pending: bytes.Clone(d.pending), Skipped: d.skipped,
+		Pending: append([]byte(nil), d.pending...), Skipped: d.skipped,
 	}
 	for _, g := range d.groups {
 		if g.known != 0 {
