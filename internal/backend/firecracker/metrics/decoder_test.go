@@ -105,8 +105,8 @@ func TestALineCountsAsAWholeOrNotAtAll(t *testing.T) {
 		"torn":                good[:len(good)/2] + "\n",
 		"tail of a line":      good[len(good)/2:],
 		"something behind":    strings.TrimSuffix(good, "\n") + "}\n",
-		"nested bomb":         swap(`"filler_0":{`, `"filler_0":`+strings.Repeat("[", 5000)+`{`),
-		"nested object bomb":  swap(`"filler_0":{`, `"filler_0":`+strings.Repeat(`{"a":`, 400000/5)+`{`),
+		"nested bomb":         swap(`"filler_0":{`, `"filler_0":`+nested("[", "]", 5000)+`,"filler_00":{`),
+		"nested object bomb":  swap(`"filler_0":{`, `"filler_0":`+nested(`{"a":`, "}", maxDepth)+`,"filler_00":{`),
 		"control byte":        swap(`"filler_0"`, "\"filler\x01\""),
 		"bad escape":          swap(`"filler_1":{`, `"filler_1":{"x":"\q",`),
 		"bad literal":         swap(`"filler_1":{`, `"filler_1":{"x":nul,`),
@@ -128,11 +128,17 @@ func TestALineCountsAsAWholeOrNotAtAll(t *testing.T) {
 	}
 }
 
+// nested is a whole value with depth containers in it.
+func nested(begin, end string, depth int) string {
+	return strings.Repeat(begin, depth) + "1" + strings.Repeat(end, depth)
+}
+
 func TestWhatIsOddAndWholeCounts(t *testing.T) {
 	for name, swap := range map[string][2]string{
 		"white space":      {`,"block":`, " ,\t\"block\" : "},
 		"other values":     {`"filler_0":{`, `"filler_0":{"x":[1,-2.5e+3,true,false,null,"\u00e9\"\\"],`},
 		"largest counter":  {`"read_bytes":1,`, `"read_bytes":18446744073709551615,`},
+		"deep":             {`"filler_0":{`, `"filler_0":` + nested("[", "]", maxDepth-1) + `,"filler_00":{`},
 		"empty containers": {`"filler_0":{`, `"filler_0":{"x":[],"y":{},`},
 	} {
 		line := strings.Replace(drive(1, Drive{ReadBytes: 1}).text(), swap[0], swap[1], 1)

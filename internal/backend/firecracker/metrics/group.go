@@ -11,7 +11,6 @@ type group struct {
 	// Of the line that is being read.
 	value []uint64
 	seen  uint64 // bit i: value[i] is set
-	here  bool   // the line has the object
 }
 
 func newGroup(key string, device bool, list []field) *group {
@@ -20,8 +19,6 @@ func newGroup(key string, device bool, list []field) *group {
 		total: make([]uint64, len(list)), value: make([]uint64, len(list)),
 	}
 }
-
-func (g *group) begin() { g.seen, g.here = 0, false }
 
 // field is the index of a field's name, -1 if it is not wanted.
 func (g *group) field(name []byte) int {
@@ -35,10 +32,6 @@ func (g *group) field(name []byte) int {
 
 // read takes the wanted numbers of the object that s comes to.
 func (g *group) read(s *scanner) error {
-	if g.here {
-		return errTwice
-	}
-	g.here = true
 	if !s.take('{') {
 		return errSyntax
 	}

@@ -44,7 +44,7 @@ func (d *Decoder) line(text []byte) {
 // object takes the object of one flush. After an error nothing of it is counted.
 func (d *Decoder) object(text []byte) error {
 	for _, g := range d.groups {
-		g.begin()
+		g.seen = 0
 	}
 	s := scanner{text: text}
 	stamp, others, err := d.read(&s)
