@@ -30,7 +30,8 @@ const FirstFile = 4
 
 // gateScript waits for a line on fd 3 and then becomes the VMM, so pid and start ticks stay the same. If metald
 // dies before it wrote the line, the pipe closes, read fails, and the gate ends. Shells put variables of their
-// own into the environment, which the VMM must not get. No core file: it would hold the guest's memory.
+// own into the environment, which the VMM must not get (bash cannot be kept from SHLVL=0 and _, dash can). No
+// core file: it would hold the guest's memory.
 const (
 	gateShell  = "/bin/sh"
 	gateScript = `ulimit -c 0; unset PWD OLDPWD SHLVL; read -r go <&3 && exec 3<&- && exec "$@"`
