@@ -30,8 +30,9 @@ const FirstFile = 4
 
 // gateScript waits for a line on fd 3 and then becomes the VMM, so pid and start ticks stay the same. If metald
 // dies before it wrote the line, the pipe closes, read fails, and the gate ends. Shells put variables of their
-// own into the environment, which the VMM must not get. No core file: it would hold the guest's memory. Where
-// memory runs out, a VMM goes before metald, whose service may be protected (OOMScoreAdjust) and be inherited from.
+// own into the environment, which the VMM must not get (bash cannot be kept from SHLVL=0 and _, dash can). No
+// core file: it would hold the guest's memory. Where memory runs out, a VMM goes before metald, whose service may
+// be protected (OOMScoreAdjust) and be inherited from.
 const (
 	gateShell  = "/bin/sh"
 	gateScript = `ulimit -c 0; { echo 500 >/proc/self/oom_score_adj; } 2>/dev/null; unset PWD OLDPWD SHLVL; read -r go <&3 && exec 3<&- && exec "$@"`
