@@ -84,7 +84,7 @@ func TestFailedCommitLeavesNoProcess(t *testing.T) {
 			if err := syscall.Kill(id.PID, 0); err != syscall.ESRCH {
 				t.Errorf("process %d is still there: %v", id.PID, err)
 			}
-			if after := openFiles(t); after != before {
+			if after := openFiles(t); after > before {
 				t.Errorf("%d open files, were %d", after, before)
 			}
 		})
