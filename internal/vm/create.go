@@ -82,11 +82,11 @@ func (e *entry) createdBefore(ctx context.Context, spec types.Spec) (info Info, 
 	case <-ctx.Done():
 		return Info{}, false, canceled(ctx)
 	}
+	if e.stuck.Load() {
+		return Info{}, false, types.Errorf(types.KindUnavailable,
+			"what an earlier VM %s left cannot be removed; metald tries again every few seconds, and its log says why", e.id)
+	}
 	if e.snapshot.Load() == nil || e.hidden.Load() {
-		if e.stuck.Load() {
-			return Info{}, false, types.Errorf(types.KindUnavailable,
-				"what an earlier VM %s left cannot be removed; metald tries again every few seconds, and its log says why", e.id)
-		}
 		select {
 		case <-e.gone:
 			return Info{}, true, nil

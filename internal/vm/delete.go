@@ -57,6 +57,9 @@ func (e *entry) delete(ctx context.Context) (after, error) {
 	}
 	e.rec.Phase = store.Deleting
 	if err := errors.Join(endErr, filesErr); err != nil {
+		if !e.stuck.Swap(true) {
+			e.later(retryAfter, e.gone, e.deleteAgain)
+		}
 		return nil, err
 	}
 	e.m.releaseVolumes(e.id, e.rec.Volumes)
@@ -68,6 +71,22 @@ func (e *entry) delete(ctx context.Context) (after, error) {
 		}
 		e.forget()
 	}, nil
+}
+
+// deleteAgain goes on with a deletion that could not be finished: its caller has been told, and need not come back.
+func (e *entry) deleteAgain() {
+	if e.hidden.Load() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(e.m.opCtx, launchTimeout)
+	defer cancel()
+	then, err := e.delete(ctx)
+	if err != nil {
+		e.log.Debug("a VM can still not be deleted", "vm", e.id, "error", err)
+		e.later(retryAfter, e.gone, e.deleteAgain)
+		return
+	}
+	then()
 }
 
 func (e *entry) endForDelete(ctx context.Context) error {

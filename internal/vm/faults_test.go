@@ -175,6 +175,10 @@ func TestADeletionThatBeganIsFinished(t *testing.T) {
 	for _, again := range []func() error{
 		func() error { return d.Delete(t.Context(), "a", true) },
 		func() error { d.restart(); return nil },
+		func() error { // nobody asks again
+			d.eventually("a", func(_ vm.Info, err error) bool { return types.KindOf(err) == types.KindNotFound })
+			return nil
+		},
 	} {
 		d.running("a")
 		d.host.On(fake.VerbDestroy, fails)
@@ -185,7 +189,10 @@ func TestADeletionThatBeganIsFinished(t *testing.T) {
 			t.Errorf("a VM whose VMM lives is %+v, %v", info, err)
 		}
 		if _, err := d.Pause(t.Context(), "a"); types.KindOf(err) != types.KindPrecondition {
-			t.Errorf("a VM that the next start will delete was paused: %v", err)
+			t.Errorf("a VM that is being deleted was paused: %v", err)
+		}
+		if _, err := d.Create(t.Context(), "a", d.spec()); types.KindOf(err) != types.KindUnavailable {
+			t.Errorf("a VM that is being deleted was created again: %v", err)
 		}
 		d.host.On(fake.VerbDestroy, nil)
 		if err := again(); err != nil {
