@@ -199,6 +199,7 @@ func BenchmarkTailUnderChurn(b *testing.B) {
 	assets := harness.StubAssets(b)
 	d := startStub(b, assets)
 	createBoot(b, d, diskless(assets, "watched", ""))
+	defer deleteVM(b, d, "watched")
 	calls := max(b.N, 4000)
 	idle := getMany(b, d, calls)
 
