@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/boot"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
 )
 
@@ -34,7 +35,7 @@ func (m *Manager) notOurs(h types.Handle) error {
 	if h.Backend == m.cfg.Backend.Name() {
 		return nil
 	}
-	if boot, err := bootID(); err == nil && boot != h.Process.BootID {
+	if now, err := boot.ID(); err == nil && now != h.Process.BootID {
 		return types.Errorf(types.KindUnavailable, "the VMM of VM %s: %w", h.VM, types.ErrGone)
 	}
 	return types.Errorf(types.KindPrecondition,

@@ -8,13 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/boot"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/disk"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
@@ -280,18 +280,10 @@ func (e *entry) findAgain() {
 
 // unobserved says why a VMM is gone that nobody saw end.
 func (e *entry) unobserved() types.Exit {
-	if boot, err := bootID(); err == nil && e.rec.Handle != nil && boot != e.rec.Handle.Process.BootID {
+	if now, err := boot.ID(); err == nil && e.rec.Handle != nil && now != e.rec.Handle.Process.BootID {
 		return types.Exit{Reason: types.ReasonHostReboot, Code: -1}
 	}
 	return types.Exit{Reason: types.ReasonUnobserved, Detail: "it ended while metald could not watch it", Code: -1}
-}
-
-func bootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", err
-	}
-	return strings.TrimSpace(string(b)), nil
 }
 
 // resumeReboot goes on with a reboot that an earlier metald was asked for. Whether it came to asking the guest is

@@ -80,11 +80,3 @@ func statExecutable(path string) (executable, error) {
 	}
 	return executable{device: uint64(st.Dev), inode: st.Ino}, nil
 }
-
-func readBootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("boot id of the host: %w", err)
-	}
-	return strings.TrimSpace(string(b)), nil
-}

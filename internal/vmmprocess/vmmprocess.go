@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/epoll"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/boot"
 )
 
 // Supervisor owns the epoll that watches every VMM process. It is safe for concurrent use.
@@ -28,7 +29,7 @@ func New(log *slog.Logger) (*Supervisor, error) {
 	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		log.Warn("files that metald inherited will be inherited by VMMs, too", "err", err)
 	}
-	bootID, err := readBootID()
+	bootID, err := boot.ID()
 	if err != nil {
 		return nil, err
 	}

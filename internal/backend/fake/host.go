@@ -6,13 +6,12 @@ package fake
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/boot"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 )
 
@@ -51,13 +50,13 @@ type Host struct {
 
 // NewHost returns a Host without processes.
 func NewHost() *Host {
-	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	bootID, err := boot.ID()
 	if err != nil {
-		bootID = []byte("a host without /proc")
+		bootID = "a host without /proc"
 	}
 	return &Host{
 		MuteTimeout: 50 * time.Millisecond,
-		bootID:      strings.TrimSpace(string(bootID)),
+		bootID:      bootID,
 		nextPID:     1 << 22, // larger than any real pid
 		processes:   map[int]*process{},
 		hooks:       map[string]Hook{},

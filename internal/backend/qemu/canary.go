@@ -10,12 +10,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/boot"
 )
 
 const (
@@ -151,7 +152,7 @@ type trialKey struct {
 }
 
 func canaryKey(binary string, kernel *os.File) (trialKey, error) {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	bootID, err := boot.ID()
 	if err != nil {
 		return trialKey{}, err
 	}
@@ -168,7 +169,7 @@ func canaryKey(binary string, kernel *os.File) (trialKey, error) {
 		return trialKey{}, err
 	}
 	return trialKey{
-		BootID: strings.TrimSpace(string(boot)), HostKernel: unix.ByteSliceToString(host.Release[:]),
+		BootID: bootID, HostKernel: unix.ByteSliceToString(host.Release[:]),
 		QEMU: stamp(binary, qemu), GuestKernel: stamp(kernel.Name(), guest),
 	}, nil
 }
