@@ -106,15 +106,6 @@ func probeKVM() verdict {
 	return verdict{Usable: true, Why: "/dev/kvm opens"}
 }
 
-// kvmGroup returns the group of /dev/kvm, and whether a process of an ordinary user has to be in it.
-func kvmGroup() (gid uint32, needed bool) {
-	var st unix.Stat_t
-	if err := unix.Stat("/dev/kvm", &st); err != nil {
-		return 0, false
-	}
-	return st.Gid, st.Mode&0o006 != 0o006 && st.Mode&0o060 == 0o060
-}
-
 // hostTSC is the rate of the time stamp counter in kHz, which TCG's guests see too: half of bogomips, in units of 1000
 // instructions. 0 where it can't be read.
 func hostTSC() int {

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/boot"
@@ -71,10 +73,10 @@ func (b *Backend) canary(ctx context.Context) (verdict, error) {
 func tryKVM(ctx context.Context, binary string, kernel *os.File) verdict {
 	ctx, cancel := context.WithTimeout(ctx, canaryTimeout)
 	defer cancel()
-	console := &markerWriter{found: cancel}
-	stderr := &tailWriter{}
+	screen := &markerWriter{found: cancel}
+	stderr := &console.Tail{}
 	cmd := exec.CommandContext(ctx, binary, canaryArguments(3)...)
-	cmd.Stdout, cmd.Stderr = console, stderr
+	cmd.Stdout, cmd.Stderr = screen, stderr
 	cmd.ExtraFiles = []*os.File{kernel}
 	cmd.Env = []string{}
 	cmd.WaitDelay = killTimeout
@@ -86,7 +88,7 @@ func tryKVM(ctx context.Context, binary string, kernel *os.File) verdict {
 	err := cmd.Run()
 	took := time.Since(began).Round(time.Millisecond)
 	switch {
-	case console.marker() != "":
+	case screen.marker() != "":
 		return verdict{Usable: true, Why: fmt.Sprintf("a trial guest came up within %s", took)}
 	case ctx.Err() != nil:
 		return verdict{Why: fmt.Sprintf("a trial guest did not come up within %s", canaryTimeout)}

@@ -1,4 +1,4 @@
-package qemu
+package console
 
 import (
 	"bytes"
@@ -16,10 +16,10 @@ const panicWindow = 16 << 10
 // maxPanicLine bounds what is kept of the line.
 const maxPanicLine = 160
 
-// consoleWatch passes a guest's console on and notes whether its kernel panicked: QEMU can't tell a panic from a
-// reboot.
-type consoleWatch struct {
-	out io.Writer // nil discards
+// Watch passes a guest's console on and notes whether its kernel panicked: no VMM can tell a panic that reboots from a
+// reboot. It is safe for concurrent use once Out is set.
+type Watch struct {
+	Out io.Writer // nil discards
 
 	mu    sync.Mutex
 	seam  []byte // the end of the last write, where the words may have begun
@@ -29,15 +29,15 @@ type consoleWatch struct {
 }
 
 // Write never fails towards the guest.
-func (w *consoleWatch) Write(p []byte) (int, error) {
+func (w *Watch) Write(p []byte) (int, error) {
 	w.note(p)
-	if w.out != nil {
-		_, _ = w.out.Write(p) // the log counts what it loses
+	if w.Out != nil {
+		_, _ = w.Out.Write(p) // the log counts what it loses
 	}
 	return len(p), nil
 }
 
-func (w *consoleWatch) note(p []byte) {
+func (w *Watch) note(p []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	seamed := append(w.seam, p[:min(len(p), len(panicWords)-1)]...)
@@ -57,10 +57,10 @@ func (w *consoleWatch) note(p []byte) {
 	w.seam = append(w.seam[:0:0], p[max(0, len(p)-len(panicWords)+1):]...)
 }
 
-func (w *consoleWatch) begin() { w.line, w.whole, w.since = []byte{}, false, 0 }
+func (w *Watch) begin() { w.line, w.whole, w.since = []byte{}, false, 0 }
 
 // extend takes what follows the beginning of the line.
-func (w *consoleWatch) extend(p []byte) {
+func (w *Watch) extend(p []byte) {
 	if !w.whole {
 		i := bytes.IndexAny(p, "\r\n")
 		part := p
@@ -72,8 +72,8 @@ func (w *consoleWatch) extend(p []byte) {
 	w.since += int64(len(p))
 }
 
-// panicked returns the line by which the kernel said that it panicked, if that was the last that it had to say.
-func (w *consoleWatch) panicked() (line string, yes bool) {
+// Panicked returns the line by which the kernel said that it panicked, if that was the last that it had to say.
+func (w *Watch) Panicked() (line string, yes bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return string(w.line), w.line != nil && w.since <= panicWindow
