@@ -135,6 +135,8 @@ type ProcessIdentity struct {
 	BootID     string `json:"bootId"`     // /proc/sys/kernel/random/boot_id
 	ExeDevice  uint64 `json:"exeDevice"`  // device and inode of the VMM's executable
 	ExeInode   uint64 `json:"exeInode"`
+	ViaDevice  uint64 `json:"viaDevice,omitempty"` // of what becomes the VMM on its way there, a jailer; 0 for none
+	ViaInode   uint64 `json:"viaInode,omitempty"`
 }
 
 // Exit says how a VMM ended.
