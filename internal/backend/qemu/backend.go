@@ -114,6 +114,9 @@ func checkHandle(h types.Handle) (private, error) {
 	return p, nil
 }
 
+// Sweep finds nothing: a QEMU has nothing outside of its run directory.
+func (b *Backend) Sweep(context.Context, []types.Handle) error { return nil }
+
 // Reap kills the QEMU of a handle, if it is still that one, and removes its run directory.
 func (b *Backend) Reap(ctx context.Context, h types.Handle) error {
 	if _, err := checkHandle(h); err != nil {
