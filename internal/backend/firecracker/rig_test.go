@@ -138,7 +138,7 @@ func (s seen) badlyMade(req *http.Request) string {
 
 // routes are what Firecracker serves, as far as metald asks for it.
 var routes = []string{
-	"GET /", "GET /version", "GET /vm", "PUT /logger", "PUT /metrics", "PUT /machine-config", "PUT /boot-source",
+	"GET /", "GET /version", "GET /vm", "PUT /serial", "PUT /metrics", "PUT /machine-config", "PUT /boot-source",
 	"PUT /drives", "PUT /network-interfaces", "PUT /entropy", "PUT /actions", "PATCH /vm",
 }
 
