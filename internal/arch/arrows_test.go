@@ -69,6 +69,9 @@ var mayNotReach = []struct {
 	{"internal/api", "internal/backend/qemu", "the API knows capabilities as data, not who has them"},
 	{"internal/api", "internal/backend/firecracker", "the API knows capabilities as data, not who has them"},
 	{"internal/backend/types", "internal/vmmprocess", "the seam has no machinery"},
+	{"internal/host/**", "internal/backend/**", "the host's parts serve backends and know none"},
+	{"internal/host/**", "internal/vm/**", "the host's parts know no VM, only files, devices and processes"},
+	{"internal/vm", "internal/host/cgroup", "what limits a VMM's process is its backend's"},
 	{"internal/vmmprocess", "internal/console", "processes and consoles are drained side by side, neither owns the other"},
 }
 
