@@ -42,7 +42,7 @@ func TestNoPanicOnTheConsole(t *testing.T) {
 	}
 	w := Watch{}
 	_, _ = w.Write([]byte("Kernel panic - not syncing: " + strings.Repeat("long", 1000)))
-	if line, yes := w.Panicked(); !yes || len(line) != maxPanicLine {
+	if line, yes := w.Panicked(); !yes || len(line) != maxLastLine {
 		t.Errorf("a line of %d bytes", len(line))
 	}
 }
@@ -68,6 +68,24 @@ func TestTheEndOfStderrIsKept(t *testing.T) {
 			if len(got) > maxWords || !strings.HasSuffix(got, want) {
 				t.Errorf("%d bytes: %.40q, want %q", len(got), got, want)
 			}
+		}
+	}
+}
+
+func TestPowerOffOnTheConsole(t *testing.T) {
+	for text, want := range map[string]bool{
+		"":                                    false,
+		"[    9.1] reboot: Power down\r\n":    true,
+		"[    9.1] reboot: System halted\r\n": true,
+		"[    9.1] reboot: Restarting system\r\n":                             false,
+		"reboot: Power down\n" + strings.Repeat("a guest that lives\n", 2000): false,
+	} {
+		var w Watch
+		for i := range len(text) {
+			_, _ = w.Write([]byte{text[i]})
+		}
+		if got := w.PoweredOff(); got != want {
+			t.Errorf("%.40q: %v", text, got)
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 	"go.uber.org/goleak"
 )
 
@@ -71,7 +72,7 @@ func serve(t *testing.T, answer func(seen) string) *api {
 
 // client returns a client of the API that gives up after patience.
 func (a *api) client() *client {
-	c := newClient(a.dir, socketName)
+	c := newClient(socketIn(a.dir))
 	c.limit = patience
 	a.t.Cleanup(c.close)
 	return c
@@ -182,4 +183,9 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// socketIn dials the socket of an API in dir.
+func socketIn(dir string) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) { return vmmprocess.Dial(ctx, dir, socketName) }
 }

@@ -29,7 +29,7 @@ type state struct {
 }
 
 var (
-	errNone    = errors.New("no state")                        // or one that was never whole, and not in use
+	errNone    = errors.New("no state")                       // or one that was never whole, and not in use
 	errDamaged = errors.New("a state that something damaged") // it may have been in use
 )
 
