@@ -67,7 +67,7 @@ func TestBadValuesStopTheStart(t *testing.T) {
 		{"later backend", "UNKEY_METALD_BACKEND=firecracker", "the backend firecracker is not in this build"},
 		{"later feature", "UNKEY_METALD_OTEL_ENABLED=true", "exports no telemetry"},
 		{"later variable", "UNKEY_METALD_BILLING_ENABLED=true", "this build does not meter"},
-		{"a jail that is none", "UNKEY_METALD_JAILER_ENABLED=yes", "is not"},
+		{"a jail that is none", "UNKEY_METALD_JAILER_ENABLED=yes", "neither true nor false"},
 		{"jailed root", "UNKEY_METALD_JAILER_UID=0", "0 is less than the least allowed, 1"},
 		{"root's group", "UNKEY_METALD_JAILER_GID=0", "0 is less than the least allowed, 1"},
 		{"jails among other things", "UNKEY_METALD_JAILER_CHROOT_DIR=/var/lib/metald/vms", "where metald keeps other things"},

@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/kvm"
 )
 
 // Check says what this host lacks for Firecracker to work. Whether its KVM runs guests is found out by a trial boot,
@@ -19,6 +20,10 @@ func (b *Backend) Check(ctx context.Context) error {
 		}
 		if _, err := b.openCage(); err != nil {
 			return err
+		}
+	} else if os.Geteuid() == 0 { // the jailer makes a device that is the VM's own
+		if err := kvm.OthersOpen(); err != nil {
+			return types.Errorf(types.KindPrecondition, "the users of VMs cannot use KVM: %w", err)
 		}
 	}
 	return b.proveKVM(ctx)

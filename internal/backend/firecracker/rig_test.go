@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/stubvmm"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 	"go.uber.org/goleak"
 )
@@ -22,7 +23,32 @@ import (
 // patience bounds every wait of these tests, and the calls of their clients.
 const patience = 20 * time.Second
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// stubs are built once, by TestMain.
+var stubs struct{ Firecracker, Jailer string }
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "stub")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if stubs.Firecracker, err = stubvmm.BuildFirecrackerIn(dir); err == nil {
+		stubs.Jailer, err = stubvmm.BuildJailerIn(dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	code := m.Run()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
 
 // noContent is how Firecracker says that all is well.
 const noContent = "HTTP/1.1 204 \r\nServer: Firecracker API\r\nConnection: keep-alive\r\n\r\n"
@@ -178,7 +204,7 @@ func patient(t *testing.T) context.Context {
 	return ctx
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

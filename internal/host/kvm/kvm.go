@@ -37,3 +37,15 @@ func Probe() Verdict {
 	}
 	return Verdict{Usable: true, Why: "/dev/kvm opens"}
 }
+
+// OthersOpen says why a process that is not root's, in the group of /dev/kvm or not, cannot open it; nil if it can.
+func OthersOpen() error {
+	var st unix.Stat_t
+	if err := unix.Stat("/dev/kvm", &st); err != nil {
+		return err
+	}
+	if st.Mode&0o006 == 0o006 || st.Mode&0o060 == 0o060 {
+		return nil
+	}
+	return fmt.Errorf("/dev/kvm has mode %04o, so that only root can open it; chmod 0660 it, as distributions do", st.Mode&0o777)
+}
