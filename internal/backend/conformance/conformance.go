@@ -22,6 +22,7 @@ const (
 	Flood      Ability = "a guest that writes more than the console keeps"
 	Mute       Ability = "a VMM that can be made to stop answering"
 	Usage      Ability = "usage that grows while a guest runs"
+	Usable     Ability = "a host on which the backend is usable"
 )
 
 // Harness is how the suite reaches a backend and what is behind it.
@@ -37,6 +38,8 @@ type Harness struct {
 	KernelArgs string
 
 	UIDBase uint32 // VMMs run as users counted from this; 0: as the test's own
+
+	SaysLast string // what a guest says last that was asked to shut down; "" is guest.PoweringOff
 
 	BootTimeout time.Duration // for a guest to reach user space, or to power off
 	Slow        bool          // VMs are processes: make few where many are a matter of scale

@@ -23,7 +23,7 @@ func seamSentences() []sentence {
 		{"Reap ends a process, is repeatable, and Adopt then says gone", nil, reapTwice},
 		{"Exited closes on a crash and Exit says how", nil, exitedCloses},
 		{"Release lets the machine go on", nil, release},
-		{"Check finds this host usable", nil, check},
+		{"Check finds this host usable", []Ability{Usable}, check},
 	}
 }
 
@@ -34,6 +34,7 @@ func (s *site) request() types.CreateRequest {
 		ID: "direct", Incarnation: 1, Spec: spec, Kernel: s.h.Kernel,
 		RunDir: filepath.Join(s.dir, "run", "direct.1"), Console: &bytes.Buffer{},
 		Commit: func(types.Handle) error { return nil },
+		UID:    s.h.UIDBase, GID: s.h.UIDBase,
 	}
 	for i := range spec.Disks {
 		spec.Disks[i].ReadOnly = true

@@ -92,13 +92,19 @@ func (m *machine) drain() {
 	if m.console == nil {
 		return
 	}
+	defer m.console.Close()
+	m.mu.Lock()
+	started := m.started
+	m.mu.Unlock()
+	if !started {
+		return // Firecracker opens the console when it starts the guest: of one that nobody opened no end is seen
+	}
 	timer := time.NewTimer(drainTimeout)
 	defer timer.Stop()
 	select {
 	case <-m.console.Drained():
 	case <-timer.C:
 	}
-	m.console.Close()
 }
 
 // settle puts together how Firecracker ended.
@@ -116,14 +122,19 @@ func (m *machine) Handle() types.Handle { return m.handle }
 
 // Boot starts the guest the first time.
 func (m *machine) Boot(ctx context.Context) error {
-	m.mu.Lock()
-	m.started = true
-	m.mu.Unlock()
+	m.setStarted(true) // it may end at once
 	if err := m.order(ctx, m.api.start, lifecycle.Running); err != nil {
+		m.setStarted(m.died())
 		return err
 	}
 	m.meter.run(true)
 	return nil
+}
+
+func (m *machine) setStarted(yes bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.started = yes
 }
 
 // Pause stops the vCPUs and sees them stopped.
