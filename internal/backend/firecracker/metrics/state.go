@@ -17,7 +17,7 @@ type State struct {
 	Unread   Unread                       `json:"unread"`
 	Unknown  uint64                       `json:"unknown,omitempty"`
 	Gaps     []Gap                        `json:"gaps,omitempty"`
-	Open     Gap                          `json:"open"`           // not ended yet
+	Open     Gap                          `json:"open"` // not ended yet
 	Pending  []byte                       `json:"pending,omitempty"`
 	Skipped  int                          `json:"skipped,omitempty"` // bytes of an overlong line whose end did not come
 }

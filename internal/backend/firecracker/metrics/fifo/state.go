@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
+	"strconv"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/firecracker/metrics"
 )
@@ -19,6 +20,8 @@ const (
 	headerSize = len(magic) + 8 + 4 + 4
 	// maxState is far above a state with the begin of a line of 1 MiB in it.
 	maxState = 4 << 20
+	// keepScratch is how much of the buffer for states is kept.
+	keepScratch = 64 << 10
 )
 
 // state is what the totals were when a file came into use.
@@ -29,7 +32,7 @@ type state struct {
 }
 
 var (
-	errNone    = errors.New("no state")                        // or one that was never whole, and not in use
+	errNone    = errors.New("no state")                       // or one that was never whole, and not in use
 	errDamaged = errors.New("a state that something damaged") // it may have been in use
 )
 
@@ -54,9 +57,7 @@ func (c *Collector) checkpoint() error {
 		return err
 	}
 	c.after(emptying)
-	if err := c.encode(); err != nil {
-		return err
-	}
+	c.encode()
 	if _, err := other.WriteAt(c.scratch, 0); err != nil {
 		return err
 	}
@@ -68,19 +69,23 @@ func (c *Collector) checkpoint() error {
 }
 
 // encode makes the front of the next file.
-func (c *Collector) encode() error {
-	text, err := json.Marshal(state{Partial: c.partial, Ended: c.ended, Decoder: c.decoder.State()})
-	if err != nil {
-		return err
+func (c *Collector) encode() {
+	b := c.scratch[:0]
+	if cap(b) > keepScratch {
+		b = nil
 	}
-	b := append(c.scratch[:0], magic...)
+	b = append(b, magic...)
 	b = binary.LittleEndian.AppendUint64(b, c.seq+1)
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(text)))
-	b = append(b, 0, 0, 0, 0)
-	b = append(b, text...)
+	b = append(b, make([]byte, 8)...)
+	b = append(b, `{"partial":`...)
+	b = strconv.AppendBool(b, c.partial)
+	b = append(b, `,"ended":`...)
+	b = strconv.AppendBool(b, c.ended)
+	b = append(b, `,"decoder":`...)
+	b = append(c.decoder.AppendState(b), '}')
+	binary.LittleEndian.PutUint32(b[headerSize-8:], uint32(len(b)-headerSize))
 	binary.LittleEndian.PutUint32(b[headerSize-4:], checksum(b))
 	c.scratch = b
-	return nil
 }
 
 // checksum is over everything but itself.
@@ -123,10 +128,10 @@ func readHalf(f *os.File) (half, error) {
 	if _, err := io.ReadFull(io.NewSectionReader(f, 0, h.base), front); err != nil {
 		return half{}, err
 	}
-	h.seq = binary.LittleEndian.Uint64(header[len(magic):])
 	if checksum(front) != binary.LittleEndian.Uint32(header[headerSize-4:]) || json.Unmarshal(front[headerSize:], &h.state) != nil {
-		h.err = errDamaged
+		return half{err: errDamaged}, nil
 	}
+	h.seq = binary.LittleEndian.Uint64(header[len(magic):])
 	return h, nil
 }
 
@@ -144,6 +149,7 @@ func (c *Collector) restore(devices metrics.Devices) error {
 		c.current = 1
 	}
 	h, other := halves[c.current], halves[1-c.current]
+	c.seq = max(h.seq, other.seq)
 	if h.err != nil {
 		return c.begin(devices, fmt.Errorf("metrics.0: %w; metrics.1: %w", halves[0].err, halves[1].err))
 	}
@@ -152,13 +158,11 @@ func (c *Collector) restore(devices metrics.Devices) error {
 		return c.begin(devices, err)
 	}
 	c.decoder, c.partial, c.ended = decoder, h.state.Partial, h.state.Ended
-	c.seq, c.base, c.fed, c.end = h.seq, h.base, h.base, h.end
+	c.base, c.fed, c.end = h.base, h.base, h.end
 	if err := c.feed(); err != nil || !errors.Is(other.err, errDamaged) {
 		return err
 	}
-	c.doubt = fmt.Errorf("metrics.%d: %w", 1-c.current, other.err)
-	c.decoder.Lost()
-	return c.checkpoint()
+	return c.gapped(fmt.Errorf("metrics.%d: %w", 1-c.current, other.err))
 }
 
 // begin starts in the middle.
@@ -166,7 +170,16 @@ func (c *Collector) begin(devices metrics.Devices, doubt error) (err error) {
 	if c.decoder, err = metrics.New(devices); err != nil {
 		return err
 	}
+	c.partial = true
+	return c.gapped(doubt)
+}
+
+// gapped marks what follows as incomplete, and removes the reason, which would be found again.
+func (c *Collector) gapped(doubt error) error {
+	c.doubt = doubt
 	c.decoder.Lost()
-	c.doubt, c.partial = doubt, true
-	return c.checkpoint()
+	if err := c.checkpoint(); err != nil {
+		return err
+	}
+	return c.halves[1-c.current].Truncate(0)
 }
