@@ -65,10 +65,15 @@ func Create(dir string, devices metrics.Devices, pipe *os.File) (*Collector, err
 // devices, the totals are partial, a gap from the beginning says so, and Doubt says why. The error is only about what
 // the host would not do.
 func Open(dir string, devices metrics.Devices, pipe *os.File) (*Collector, error) {
+	return reopen(dir, devices, pipe, func(step) {})
+}
+
+func reopen(dir string, devices metrics.Devices, pipe *os.File, after func(step)) (*Collector, error) {
 	c, err := open(dir, 0, pipe)
 	if err != nil {
 		return nil, err
 	}
+	c.after = after
 	if err := c.restore(devices); err != nil {
 		return nil, errors.Join(err, c.release())
 	}

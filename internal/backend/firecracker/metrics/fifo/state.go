@@ -44,6 +44,7 @@ const (
 	decoding
 	emptying
 	writing
+	marking
 )
 
 // checkpoint empties the file that is not in use, writes the state of now to it, and uses it.
@@ -159,10 +160,10 @@ func (c *Collector) restore(devices metrics.Devices) error {
 	}
 	c.decoder, c.partial, c.ended = decoder, h.state.Partial, h.state.Ended
 	c.base, c.fed, c.end = h.base, h.base, h.end
-	if err := c.feed(); err != nil || !errors.Is(other.err, errDamaged) {
-		return err
+	if errors.Is(other.err, errDamaged) && !c.ended { // nothing comes after the end
+		return c.gapped(fmt.Errorf("metrics.%d: %w", 1-c.current, other.err))
 	}
-	return c.gapped(fmt.Errorf("metrics.%d: %w", 1-c.current, other.err))
+	return c.feed()
 }
 
 // begin starts in the middle.
@@ -170,16 +171,32 @@ func (c *Collector) begin(devices metrics.Devices, doubt error) (err error) {
 	if c.decoder, err = metrics.New(devices); err != nil {
 		return err
 	}
-	c.partial = true
-	return c.gapped(doubt)
+	c.decoder.Lost()
+	c.doubt, c.partial = doubt, true
+	return c.renew()
 }
 
-// gapped marks what follows as incomplete, and removes the reason, which would be found again.
+// broken is a line of ours that no Decoder can read.
+const broken = "\n!\n"
+
+// gapped has what follows marked as incomplete by a line that can't be read, and then removes the reason. In any other
+// order a metald that ends in between would know neither.
 func (c *Collector) gapped(doubt error) error {
 	c.doubt = doubt
-	c.decoder.Lost()
+	if _, err := c.halves[c.current].WriteAt([]byte(broken), c.end); err != nil {
+		return err
+	}
+	c.end += int64(len(broken))
+	c.after(marking)
+	return c.renew()
+}
+
+// renew leaves nothing of what was there but the state of now.
+func (c *Collector) renew() error {
 	if err := c.checkpoint(); err != nil {
 		return err
 	}
-	return c.halves[1-c.current].Truncate(0)
+	err := c.halves[1-c.current].Truncate(0)
+	c.after(emptying)
+	return err
 }

@@ -154,8 +154,10 @@ func TestTenMinutesWithKills(t *testing.T) {
 	}
 	// The pipe has room again, so the last line is whole.
 	v.look(t, dir, fifo, before)
-	if !v.tick() || !v.tick() {
-		t.Fatal("a flush into an empty pipe was refused")
+	for range 2 {
+		if !v.tick() {
+			t.Fatal("a flush into an empty pipe was refused")
+		}
 	}
 	c, err = Open(dir, twoAndTwo, fifo)
 	must(t, err)
