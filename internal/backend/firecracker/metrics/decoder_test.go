@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 )
 
@@ -89,6 +90,7 @@ func TestALineCountsAsAWholeOrNotAtAll(t *testing.T) {
 		"fraction":            swap(number, `"write_bytes":32.0`),
 		"exponent":            swap(number, `"write_bytes":3e1`),
 		"leading zero":        swap(number, `"write_bytes":032`),
+		"stamp of year 10000": swap(`"utc_timestamp_ms":5`, `"utc_timestamp_ms":253402300800000`),
 		"beyond 64 bits":      swap(number, `"write_bytes":18446744073709551616`),
 		"string":              swap(number, `"write_bytes":"32"`),
 		"null":                swap(number, `"write_bytes":null`),
@@ -231,6 +233,9 @@ func TestGapsAreBoundedAndCoverWhatIsMissing(t *testing.T) {
 	if unread != 3*maxGaps || gaps[maxGaps-1].Before != time.UnixMilli(3*maxGaps) {
 		t.Errorf("%d unread until %s", unread, gaps[maxGaps-1].Before)
 	}
+	if !gaps[0].After.IsZero() || gaps[0].Unread != 2*maxGaps+1 || gaps[1].Unread != 1 {
+		t.Errorf("the oldest is %+v, the next %+v", gaps[0], gaps[1])
+	}
 }
 
 func TestLinesAreBounded(t *testing.T) {
@@ -294,8 +299,12 @@ func TestCutsDoNotMatter(t *testing.T) {
 func restart(t rapid.TB, d *Decoder, contiguous bool) *Decoder {
 	t.Helper()
 	var s State
-	if err := json.Unmarshal([]byte(jsonOf(t, d.State())), &s); err != nil {
-		t.Fatal(err)
+	text := d.AppendState(nil)
+	if err := json.Unmarshal(text, &s); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	if diff := cmp.Diff(d.State(), s, cmpopts.EquateEmpty()); diff != "" {
+		t.Fatal(diff)
 	}
 	again, err := Restore(onlyA(), s, contiguous)
 	if err != nil {

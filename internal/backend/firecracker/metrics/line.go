@@ -3,7 +3,6 @@ package metrics
 import (
 	"bytes"
 	"errors"
-	"math"
 	"time"
 )
 
@@ -95,9 +94,12 @@ func (d *Decoder) read(s *scanner) (stamp int64, others uint64, err error) {
 	}
 }
 
+// maxStamp ends the year 9999. No text form of a time goes further.
+const maxStamp = 253402300799999
+
 func readStamp(s *scanner) (int64, error) {
 	n, err := s.counter()
-	if err != nil || n > math.MaxInt64 {
+	if err != nil || n > maxStamp {
 		return 0, errStamp
 	}
 	return int64(n), nil

@@ -56,7 +56,7 @@ func Create(dir string, devices metrics.Devices, pipe *os.File) (*Collector, err
 		err = c.checkpoint()
 	}
 	if err != nil {
-		return nil, errors.Join(err, c.Close())
+		return nil, errors.Join(err, c.release())
 	}
 	return c, nil
 }
@@ -65,12 +65,17 @@ func Create(dir string, devices metrics.Devices, pipe *os.File) (*Collector, err
 // devices, the totals are partial, a gap from the beginning says so, and Doubt says why. The error is only about what
 // the host would not do.
 func Open(dir string, devices metrics.Devices, pipe *os.File) (*Collector, error) {
+	return reopen(dir, devices, pipe, func(step) {})
+}
+
+func reopen(dir string, devices metrics.Devices, pipe *os.File, after func(step)) (*Collector, error) {
 	c, err := open(dir, 0, pipe)
 	if err != nil {
 		return nil, err
 	}
+	c.after = after
 	if err := c.restore(devices); err != nil {
-		return nil, errors.Join(err, c.Close())
+		return nil, errors.Join(err, c.release())
 	}
 	return c, nil
 }
@@ -117,13 +122,9 @@ func (c *Collector) End(orderly bool) error {
 }
 
 // Close takes what is in the FIFO and lets go of the files, for the next Open. Totals can still be read.
-func (c *Collector) Close() error {
-	var err error
-	if c.decoder != nil {
-		err = c.drain()
-	}
-	return errors.Join(err, c.halves[0].Close(), c.halves[1].Close())
-}
+func (c *Collector) Close() error { return errors.Join(c.drain(), c.release()) }
+
+func (c *Collector) release() error { return errors.Join(c.halves[0].Close(), c.halves[1].Close()) }
 
 // Totals returns a copy.
 func (c *Collector) Totals() Totals {

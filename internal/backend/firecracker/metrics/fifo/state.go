@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
+	"strconv"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/firecracker/metrics"
 )
@@ -19,6 +20,8 @@ const (
 	headerSize = len(magic) + 8 + 4 + 4
 	// maxState is far above a state with the begin of a line of 1 MiB in it.
 	maxState = 4 << 20
+	// keepScratch is how much of the buffer for states is kept.
+	keepScratch = 64 << 10
 )
 
 // state is what the totals were when a file came into use.
@@ -41,6 +44,7 @@ const (
 	decoding
 	emptying
 	writing
+	marking
 )
 
 // checkpoint empties the file that is not in use, writes the state of now to it, and uses it.
@@ -54,9 +58,7 @@ func (c *Collector) checkpoint() error {
 		return err
 	}
 	c.after(emptying)
-	if err := c.encode(); err != nil {
-		return err
-	}
+	c.encode()
 	if _, err := other.WriteAt(c.scratch, 0); err != nil {
 		return err
 	}
@@ -68,19 +70,23 @@ func (c *Collector) checkpoint() error {
 }
 
 // encode makes the front of the next file.
-func (c *Collector) encode() error {
-	text, err := json.Marshal(state{Partial: c.partial, Ended: c.ended, Decoder: c.decoder.State()})
-	if err != nil {
-		return err
+func (c *Collector) encode() {
+	b := c.scratch[:0]
+	if cap(b) > keepScratch {
+		b = nil
 	}
-	b := append(c.scratch[:0], magic...)
+	b = append(b, magic...)
 	b = binary.LittleEndian.AppendUint64(b, c.seq+1)
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(text)))
-	b = append(b, 0, 0, 0, 0)
-	b = append(b, text...)
+	b = append(b, make([]byte, 8)...)
+	b = append(b, `{"partial":`...)
+	b = strconv.AppendBool(b, c.partial)
+	b = append(b, `,"ended":`...)
+	b = strconv.AppendBool(b, c.ended)
+	b = append(b, `,"decoder":`...)
+	b = append(c.decoder.AppendState(b), '}')
+	binary.LittleEndian.PutUint32(b[headerSize-8:], uint32(len(b)-headerSize))
 	binary.LittleEndian.PutUint32(b[headerSize-4:], checksum(b))
 	c.scratch = b
-	return nil
 }
 
 // checksum is over everything but itself.
@@ -123,10 +129,10 @@ func readHalf(f *os.File) (half, error) {
 	if _, err := io.ReadFull(io.NewSectionReader(f, 0, h.base), front); err != nil {
 		return half{}, err
 	}
-	h.seq = binary.LittleEndian.Uint64(header[len(magic):])
 	if checksum(front) != binary.LittleEndian.Uint32(header[headerSize-4:]) || json.Unmarshal(front[headerSize:], &h.state) != nil {
-		h.err = errDamaged
+		return half{err: errDamaged}, nil
 	}
+	h.seq = binary.LittleEndian.Uint64(header[len(magic):])
 	return h, nil
 }
 
@@ -144,6 +150,7 @@ func (c *Collector) restore(devices metrics.Devices) error {
 		c.current = 1
 	}
 	h, other := halves[c.current], halves[1-c.current]
+	c.seq = max(h.seq, other.seq)
 	if h.err != nil {
 		return c.begin(devices, fmt.Errorf("metrics.0: %w; metrics.1: %w", halves[0].err, halves[1].err))
 	}
@@ -152,13 +159,11 @@ func (c *Collector) restore(devices metrics.Devices) error {
 		return c.begin(devices, err)
 	}
 	c.decoder, c.partial, c.ended = decoder, h.state.Partial, h.state.Ended
-	c.seq, c.base, c.fed, c.end = h.seq, h.base, h.base, h.end
-	if err := c.feed(); err != nil || !errors.Is(other.err, errDamaged) {
-		return err
+	c.base, c.fed, c.end = h.base, h.base, h.end
+	if errors.Is(other.err, errDamaged) && !c.ended { // nothing comes after the end
+		return c.gapped(fmt.Errorf("metrics.%d: %w", 1-c.current, other.err))
 	}
-	c.doubt = fmt.Errorf("metrics.%d: %w", 1-c.current, other.err)
-	c.decoder.Lost()
-	return c.checkpoint()
+	return c.feed()
 }
 
 // begin starts in the middle.
@@ -168,5 +173,30 @@ func (c *Collector) begin(devices metrics.Devices, doubt error) (err error) {
 	}
 	c.decoder.Lost()
 	c.doubt, c.partial = doubt, true
-	return c.checkpoint()
+	return c.renew()
+}
+
+// broken is a line of ours that no Decoder can read.
+const broken = "\n!\n"
+
+// gapped has what follows marked as incomplete by a line that can't be read, and then removes the reason. In any other
+// order a metald that ends in between would know neither.
+func (c *Collector) gapped(doubt error) error {
+	c.doubt = doubt
+	if _, err := c.halves[c.current].WriteAt([]byte(broken), c.end); err != nil {
+		return err
+	}
+	c.end += int64(len(broken))
+	c.after(marking)
+	return c.renew()
+}
+
+// renew leaves nothing of what was there but the state of now.
+func (c *Collector) renew() error {
+	if err := c.checkpoint(); err != nil {
+		return err
+	}
+	err := c.halves[1-c.current].Truncate(0)
+	c.after(emptying)
+	return err
 }
