@@ -69,6 +69,9 @@ var mayNotReach = []struct {
 	{"internal/api", "internal/backend/qemu", "the API knows capabilities as data, not who has them"},
 	{"internal/api", "internal/backend/firecracker", "the API knows capabilities as data, not who has them"},
 	{"internal/backend/types", "internal/vmmprocess", "the seam has no machinery"},
+	{"internal/host/**", "internal/vm/**", "what the host can do does not depend on what it is done for"},
+	{"internal/host/**", "internal/backend/**", "what the host can do does not depend on what it is done for"},
+	{"internal/host/**", "internal/vmmprocess/**", "a jail's names are given to it; the layout is the jailer's"},
 	{"internal/vmmprocess", "internal/console", "processes and consoles are drained side by side, neither owns the other"},
 }
 

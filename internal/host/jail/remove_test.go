@@ -53,8 +53,8 @@ func TestRemove(t *testing.T) {
 			}
 		},
 		"a tree as deep as it is wide": func(t *testing.T, w world) {
-			for i := range 20 {
-				for k := range 20 {
+			for i := range 12 {
+				for k := range 12 {
 					mkdir(t, fmt.Sprintf("%s/%d/%d/%d/%d", w.root, i, k, i, k))
 				}
 			}
@@ -102,7 +102,7 @@ func deepen(t *testing.T, path string, levels int) {
 // A tree may be deeper than the number of files that metald may have open, which others need too.
 func TestRemoveOfADeepTree(t *testing.T) {
 	w := newWorld(t)
-	deepen(t, w.root, 5000)
+	deepen(t, w.root, 1500)
 	var was unix.Rlimit
 	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &was))
 	few := was
@@ -116,7 +116,7 @@ func TestRemoveOfADeepTree(t *testing.T) {
 
 // A VMM that lives on after all moves its directories about while they are being removed.
 func TestRemoveWhileDirectoriesAreSwapped(t *testing.T) {
-	for i := range 30 {
+	for i := range 10 {
 		w := newWorldOf(t, fmt.Sprint("vm-", i))
 		mkdir(t, w.outside+"/sub")
 		write(t, w.outside+"/sub/file", "")
