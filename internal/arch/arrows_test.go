@@ -72,6 +72,7 @@ var mayNotReach = []struct {
 	{"internal/host/**", "internal/backend/**", "the host's parts serve backends and know none"},
 	{"internal/host/**", "internal/vm/**", "the host's parts know no VM, only files, devices and processes"},
 	{"internal/vm", "internal/host/cgroup", "what limits a VMM's process is its backend's"},
+	{"internal/host/**", "internal/vmmprocess/**", "a jail's names are given to it; the layout is the jailer's"},
 	{"internal/vmmprocess", "internal/console", "processes and consoles are drained side by side, neither owns the other"},
 }
 

@@ -43,8 +43,8 @@ type Pinned struct {
 	held *os.File // O_PATH
 }
 
-// Pin finds the regular file at an absolute path with no symbolic link in it. Errors: os.ErrNotExist; unix.ELOOP for a
-// link. The kind is not known.
+// Pin finds the regular file at an absolute path with no symbolic link in it. A path that is none is
+// os.ErrNotExist, and what is no file is an error. The kind is not known.
 func Pin(path string) (*Pinned, error) {
 	fd, err := openPath(unix.AT_FDCWD, path, 0)
 	if err != nil {

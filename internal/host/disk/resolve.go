@@ -108,6 +108,8 @@ func kindOf(mode uint16) string {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		return "a directory"
+	case unix.S_IFLNK:
+		return "a symbolic link"
 	case unix.S_IFBLK, unix.S_IFCHR:
 		return "a device"
 	case unix.S_IFIFO:

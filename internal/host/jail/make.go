@@ -120,7 +120,7 @@ func (j *Jail) Executable(name string) (device, inode uint64, err error) {
 		defer unix.Close(fd)
 		_, st, err := typeOf(fd)
 		device, inode = st.Dev, st.Ino
-		return err
+		return errors.Join(err, unix.Fchmod(fd, 0o755)) // whatever the umask
 	})
 	return device, inode, err
 }
