@@ -42,8 +42,11 @@ func (f *FakeV2) populate(dir string, controllers []string) error {
 		files["cpu.stat"] = "usage_usec 1500\nuser_usec 1000\nsystem_usec 500\n"
 		for _, c := range controllers {
 			for _, name := range f.Files[c] {
-				files[name] = "0\n"
+				files[name] = "max\n"
 			}
+		}
+		if _, ok := files["memory.current"]; ok {
+			files["memory.current"] = "0\n"
 		}
 	}
 	for name, text := range files {

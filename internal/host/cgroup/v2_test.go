@@ -1,7 +1,9 @@
 package cgroup_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"strings"
@@ -158,5 +160,24 @@ func TestV2KernelsWithout(t *testing.T) {
 	fake.Files["io"] = []string{"io.stat"} // no throttling
 	if _, err := parent.Make("other", everything); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "io has no io.max") {
 		t.Errorf("%v, want that there is no io.max", err)
+	}
+}
+
+// Before Linux 5.14 there is no cgroup.kill. The stand-in has none either, and goes on to list who was killed.
+func TestV2KillWithoutCgroupKill(t *testing.T) {
+	fake, root := fakeV2(t, "cpu", "memory", "pids")
+	g := makeGroup(t, open(t, root), cgroup.Limits{})
+	p := start(t, "exec sleep 1000")
+	add(t, g, p)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := g.Kill(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), fmt.Sprint(p.pid())) {
+		t.Errorf("%v, want a deadline and process %d", err, p.pid())
+	}
+	if status, _ := p.wait(); status.Signal() != unix.SIGKILL {
+		t.Errorf("the process ended with %v", status)
+	}
+	if got := read(t, fake.Root+"/metald/1a2b/vm", "pids.max"); got != "0" {
+		t.Errorf("pids.max is %q: more could be born", got)
 	}
 }
