@@ -38,12 +38,16 @@ func (f *FakeV2) populate(dir string, controllers []string) error {
 		"cgroup.controllers": strings.Join(controllers, " "), "cgroup.subtree_control": "", "cgroup.procs": "",
 	}
 	if dir != f.Root {
+		files["cgroup.type"] = "domain\n"
 		files["cgroup.events"] = "populated 0\nfrozen 0\n"
 		files["cpu.stat"] = "usage_usec 1500\nuser_usec 1000\nsystem_usec 500\n"
 		for _, c := range controllers {
 			for _, name := range f.Files[c] {
-				files[name] = "0\n"
+				files[name] = "max\n"
 			}
+		}
+		if _, ok := files["memory.current"]; ok {
+			files["memory.current"] = "0\n"
 		}
 	}
 	for name, text := range files {

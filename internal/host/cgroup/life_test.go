@@ -188,7 +188,8 @@ func TestKill(t *testing.T) {
 		if got := processes(t, g); len(got) > 0 {
 			t.Errorf("%v live on", got)
 		}
-		if status, _ := p.wait(); status.Signal() != unix.SIGKILL {
+		// Or it ended by itself, as it could fork no more.
+		if status, _ := p.wait(); status.Signaled() && status.Signal() != unix.SIGKILL {
 			t.Errorf("the process ended with %v", status)
 		}
 		if err := g.Remove(ctx); err != nil {
@@ -227,7 +228,8 @@ func TestManyAtOnce(t *testing.T) {
 		}
 		children := make([]*process, n)
 		for i := range children {
-			children[i] = start(t, "exit 7")
+			// Some milliseconds of work: the clock of an emulated machine may count less as none.
+			children[i] = start(t, "i=0; while [ $i -lt 5000 ]; do i=$((i+1)); done; exit 7")
 		}
 		var all sync.WaitGroup
 		for i, p := range children {
@@ -261,8 +263,10 @@ func live(ctx context.Context, parent *cgroup.Parent, name string, limits cgroup
 	if status, said := p.wait(); status.ExitStatus() != 7 {
 		return fmt.Errorf("%s ended with %v: %s", name, status, said)
 	}
-	if u, err := g.Usage(); err != nil || u.CPU == nil || *u.CPU == 0 {
-		return fmt.Errorf("usage of %s: %+v, %w", name, u, err)
+	if u, err := g.Usage(); err != nil {
+		return err
+	} else if *u.CPU == 0 {
+		return fmt.Errorf("%s used no CPU time", name)
 	}
 	return g.Remove(ctx)
 }

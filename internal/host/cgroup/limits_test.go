@@ -1,6 +1,7 @@
 package cgroup_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -163,5 +164,27 @@ func TestLimitsThatMeanNothing(t *testing.T) {
 		if _, err := parent.Make("vm", limits); err == nil {
 			t.Errorf("%s was taken", name)
 		}
+	}
+}
+
+// Processes that are somebody else by the time they are signalled, as each forks one and ends, do not outlive Kill.
+func TestKillEndsForks(t *testing.T) {
+	g := makeGroup(t, openParent(t, findRoot(t)), cgroup.Limits{})
+	p := start(t, "hop() { hop & }; hop; hop; hop; hop")
+	add(t, g, p)
+	p.release(t)
+	if status, said := p.wait(); status.ExitStatus() != 0 {
+		t.Fatalf("ended with %v: %s", status, said)
+	}
+	if len(processes(t, g)) == 0 {
+		t.Fatal("nothing is left to kill")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := g.Kill(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Remove(ctx); err != nil {
+		t.Error(err)
 	}
 }

@@ -68,10 +68,20 @@ func (p *Parent) enable(dir string) {
 			p.lacks[c] = fmt.Errorf("%s has no such controller", dir)
 			continue
 		}
+		if inhabited(dir) {
+			p.lacks[c] = fmt.Errorf("%s has processes of its own and so can not pass it on", dir)
+			continue
+		}
 		if err := p.root.kernel.write(dir+"/cgroup.subtree_control", "+"+c); err != nil {
-			p.lacks[c] = fmt.Errorf("it could not be enabled (a group with processes of its own can not pass it on): %w", err)
+			p.lacks[c] = fmt.Errorf("it could not be enabled: %w", err)
 		}
 	}
+}
+
+// inhabited tells whether a group other than the root has processes. The kernel would refuse it memory and io, but
+// cpu and pids make of it a group for threads, into whose children no process can go.
+func inhabited(dir string) bool {
+	return exists(dir, "cgroup.type") && len(readWords(dir, "cgroup.procs")) > 0
 }
 
 // Make makes a group and sets its limits, all or nothing. A name that is taken is refused with fs.ErrExist, whoever

@@ -1,9 +1,12 @@
 package cgroup_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -95,6 +98,7 @@ func TestV2UnknownIsNotZero(t *testing.T) {
 // A controller that is not to be had is told of when a limit needs it, by name and with the reason, and not before.
 func TestV2MissingController(t *testing.T) {
 	busy := func(t *testing.T, fake *cgroup.FakeV2) {
+		write(t, fake.Root+"/metald/cgroup.type", "domain\n")
 		write(t, fake.Root+"/metald/cgroup.procs", "17\n")
 		write(t, fake.Root+"/metald/cgroup.controllers", "cpu memory io pids")
 		write(t, fake.Root+"/metald/cgroup.subtree_control", "")
@@ -108,7 +112,10 @@ func TestV2MissingController(t *testing.T) {
 	}{
 		{"the host has none of pids", "cpu memory io", nil, cgroup.Limits{PIDs: 1}, []string{"controller pids", "/sys/fs/cgroup has no such"}},
 		{"the host has none of io", "cpu memory", nil, cgroup.Limits{IO: []cgroup.IOLimit{{Major: 8, ReadBPS: 1}}}, []string{"controller io"}},
-		{"a group on the way has processes", "cpu memory io pids", busy, cgroup.Limits{MemoryBytes: 1 << 20}, []string{"controller memory", "processes of its own", "busy"}},
+		{"the kernel refuses", "cpu memory io pids", func(_ *testing.T, fake *cgroup.FakeV2) {
+			fake.Fail["cgroup.subtree_control"] = unix.EOPNOTSUPP
+		}, cgroup.Limits{CPUQuota: 1}, []string{"controller cpu", "not be enabled", "not supported"}},
+		{"a group on the way has processes", "cpu memory io pids", busy, cgroup.Limits{MemoryBytes: 1 << 20}, []string{"controller memory", "/metald has processes of its own"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			fake, root := fakeV2(t, strings.Fields(tc.controllers)...)
@@ -159,4 +166,70 @@ func TestV2KernelsWithout(t *testing.T) {
 	if _, err := parent.Make("other", everything); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "io has no io.max") {
 		t.Errorf("%v, want that there is no io.max", err)
 	}
+}
+
+// Before Linux 5.14 there is no cgroup.kill. The stand-in has none either, and goes on to list who was killed.
+func TestV2KillWithoutCgroupKill(t *testing.T) {
+	fake, root := fakeV2(t, "cpu", "memory", "pids")
+	g := makeGroup(t, open(t, root), cgroup.Limits{})
+	p := start(t, "exec sleep 1000")
+	add(t, g, p)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := g.Kill(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), fmt.Sprint(p.pid())) {
+		t.Errorf("%v, want a deadline and process %d", err, p.pid())
+	}
+	if status, _ := p.wait(); status.Signal() != unix.SIGKILL {
+		t.Errorf("the process ended with %v", status)
+	}
+	if got := read(t, fake.Root+"/metald/1a2b/vm", "pids.max"); got != "0" {
+		t.Errorf("pids.max is %q: more could be born", got)
+	}
+}
+
+// A group that metald itself is in, say, can have groups below, and these have no limits; it stays what it is.
+func TestV2BelowAGroupWithProcesses(t *testing.T) {
+	root := findRoot(t)
+	if root.Version() != 2 {
+		t.Skip("this host's v2 has no controllers")
+	}
+	top := openBelow(t, root)
+	p := start(t, "exec sleep 1000")
+	write(t, top+"/cgroup.procs", fmt.Sprint(p.pid()))
+	parent, err := root.Open(filepath.Base(top) + "/metald")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parent.Make("vm", cgroup.Limits{PIDs: 10}); err == nil || !strings.Contains(err.Error(), top+" has processes of its own") {
+		t.Errorf("%v, want that %s has processes of its own", err, top)
+	}
+	g := makeGroup(t, parent, cgroup.Limits{})
+	child := start(t, "exec sleep 1000")
+	add(t, g, child)
+	if got := read(t, top, "cgroup.type"); got != "domain" {
+		t.Errorf("the group on the way has become %q", got)
+	}
+	p.kill(t)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := errors.Join(g.Kill(ctx), g.Remove(ctx), parent.Remove(ctx)); err != nil {
+		t.Error(err)
+	}
+}
+
+// openBelow makes an empty group at the top, with nothing enabled below it.
+func openBelow(t *testing.T, root *cgroup.Root) string {
+	t.Helper()
+	beside := openParent(t, root).Dirs()[0] // enables all at the root
+	top := beside + "-top"
+	if err := os.Mkdir(top, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		until(t, top+" is removed", func() bool {
+			err := unix.Rmdir(top)
+			return err == nil || errors.Is(err, unix.ENOENT)
+		})
+	})
+	return top
 }

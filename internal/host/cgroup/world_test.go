@@ -158,8 +158,10 @@ func (p *process) kill(t *testing.T) {
 	}
 }
 
-// wait reaps the process and returns how it ended and what it said.
+// wait reaps the process and returns how it ended and what it said. By SIGTERM it ends if it would not otherwise.
 func (p *process) wait() (syscall.WaitStatus, string) {
+	overdue := time.AfterFunc(patience, func() { _ = p.cmd.Process.Signal(unix.SIGTERM) })
+	defer overdue.Stop()
 	_ = p.cmd.Wait() // how it ended is in the state
 	said, _ := os.ReadFile(p.cmd.Stderr.(*os.File).Name())
 	return p.cmd.ProcessState.Sys().(syscall.WaitStatus), string(said)
