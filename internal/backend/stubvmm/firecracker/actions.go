@@ -1,10 +1,7 @@
 package firecracker
 
 import (
-	"bytes"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/stubvmm/rust"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
@@ -142,9 +139,8 @@ func (v *vmm) start() error {
 	if checkCmdline(line) != "" {
 		return faultf("Start microvm error: Invalid kernel command line: Inserting string would make command line too long.")
 	}
-	head := make([]byte, 4)
-	if n, err := unix.Pread(v.kernel, head, 0); err != nil || n < 4 || !bytes.Equal(head, []byte("\x7fELF")) {
-		return faultf("Start microvm error: System configuration error: Cannot load kernel due to invalid memory configuration or invalid kernel image: Kernel Loader: failed to load ELF kernel image")
+	if why := checkKernel(v.kernel); why != "" {
+		return faultf("Start microvm error: System configuration error: Cannot load kernel due to invalid memory configuration or invalid kernel image: Kernel Loader: failed to load ELF kernel image: Kernel Loader: %s", why)
 	}
 	if err := v.knobs.parse(strings.Fields(line)); err != nil {
 		return faultf("Start microvm error: %v", err)
