@@ -97,6 +97,7 @@ func musl(s string) string {
 		"Device or resource busy", "Resource busy",
 		"Address already in use", "Address in use",
 		"File name too long", "Filename too long",
+		"Cannot allocate memory", "Out of memory",
 		"Too many levels of symbolic links", "Symbolic link loop",
 	).Replace(s)
 }
