@@ -1,7 +1,6 @@
 package firecracker
 
 import (
-	"bytes"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -10,10 +9,9 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
 )
 
-// The kernel's command line is this long at most, with the zero behind it, and these are its words where the client
-// gives none.
+// The kernel's command line is this long at most, and these are its words where the client gives none.
 const (
-	maxCmdline     = 2048
+	maxCmdline     = 2047
 	defaultCmdline = "reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce"
 )
 
@@ -106,28 +104,15 @@ func (v *vmm) setBootSource(c bootSourceConfig) error {
 	if c.BootArgs != nil {
 		line = *c.BootArgs
 	}
-	if err := checkCmdline(line); err != "" {
+	if len(line) > maxCmdline {
 		closeFD(kernel)
-		return faultf("Boot source error: The kernel command line is invalid: %s", err)
+		return faultf("Boot source error: The kernel command line is invalid: Invalid cmdline capacity provided.")
 	}
 	if v.boot != nil {
 		closeFD(v.kernel)
 	}
 	v.boot, v.kernel, v.cmdline = &c, kernel, line
 	return nil
-}
-
-// checkCmdline is what the crate linux-loader says of a line.
-func checkCmdline(line string) string {
-	for _, c := range []byte(line) {
-		if c < ' ' || c > '~' {
-			return "String contains a non-printable ASCII character."
-		}
-	}
-	if len(line)+1 > maxCmdline {
-		return "Inserting string would make command line too long."
-	}
-	return ""
 }
 
 // start starts the machine. After an error it is as it was.
@@ -138,13 +123,20 @@ func (v *vmm) start() error {
 	if v.boot == nil {
 		return faultf("Start microvm error: Cannot start microvm without kernel configuration.")
 	}
-	line := v.fullCmdline()
-	if checkCmdline(line) != "" {
-		return faultf("Start microvm error: Invalid kernel command line: Inserting string would make command line too long.")
+	if err := v.checkMemory(); err != nil {
+		return err
 	}
-	head := make([]byte, 4)
-	if n, err := unix.Pread(v.kernel, head, 0); err != nil || n < 4 || !bytes.Equal(head, []byte("\x7fELF")) {
-		return faultf("Start microvm error: System configuration error: Cannot load kernel due to invalid memory configuration or invalid kernel image: Kernel Loader: failed to load ELF kernel image")
+	line, err := v.fullCmdline()
+	if err != nil {
+		return err
+	}
+	if why := checkKernel(v.kernel); why != "" {
+		return faultf("Start microvm error: System configuration error: Cannot load kernel due to invalid memory configuration or invalid kernel image: Kernel Loader: failed to load ELF kernel image: Kernel Loader: %s", why)
+	}
+	for _, p := range v.pmem {
+		if err := checkPmem(p); err != nil {
+			return faultf("Start microvm error: Cannot create pmem device: Error accessing backing file: %s", rust.IOError(err))
+		}
 	}
 	if err := v.knobs.parse(strings.Fields(line)); err != nil {
 		return faultf("Start microvm error: %v", err)
@@ -162,10 +154,29 @@ func (v *vmm) start() error {
 	return nil
 }
 
-// fullCmdline is what the guest's kernel is told: the client's words, and the devices. How they are written counts for
-// the length only.
-func (v *vmm) fullCmdline() string {
+// checkMemory asks for the guest's memory, and gives it back.
+func (v *vmm) checkMemory() error {
+	err := error(unix.ENOMEM)
+	if size := uint64(v.machine.MemSizeMiB); size < 1<<40 {
+		var b []byte
+		if b, err = unix.Mmap(-1, 0, int(size<<20), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE); err == nil {
+			err = unix.Munmap(b)
+		}
+	}
+	if err != nil {
+		return faultf("Start microvm error: Invalid Memory Configuration: Cannot create mmap region: %s", rust.IOError(err))
+	}
+	return nil
+}
+
+// fullCmdline is what the guest's kernel is told: the client's words, and the devices. How the latter are written counts
+// for the length only.
+func (v *vmm) fullCmdline() (string, error) {
+	const long = "Inserting string would make command line too long."
 	line := v.cmdline
+	if !v.pci {
+		line += " pci=off"
+	}
 	for _, d := range v.drives {
 		if d.IsRootDevice {
 			root := "/dev/vda"
@@ -175,17 +186,23 @@ func (v *vmm) fullCmdline() string {
 			line += " root=" + root + " " + map[bool]string{true: "ro", false: "rw"}[d.readOnly()]
 		}
 	}
-	if v.pci {
-		return line
+	if len(line) > maxCmdline {
+		return "", faultf("Start microvm error: Invalid kernel command line: %s", long)
 	}
-	line += " pci=off"
+	if v.pci {
+		return line, nil
+	}
 	devices := len(v.drives) + len(v.networks) + len(v.pmem)
 	for _, there := range []bool{v.entropy != nil, v.vsock != nil, v.balloon != nil, v.hotplug != nil} {
 		if there {
 			devices++
 		}
 	}
-	return line + strings.Repeat(" virtio_mmio.device=4K@0xc0001000:5", devices)
+	line += strings.Repeat(" virtio_mmio.device=4K@0xc0001000:5", devices)
+	if len(line) > maxCmdline {
+		return "", faultf("Start microvm error: Could not attach device: MMIO transport error: Failed to allocate requested resourc: %s", long)
+	}
+	return line, nil
 }
 
 // begin lets the machine be in a state for the first time, and writes the first line of metrics.

@@ -33,15 +33,11 @@ func (v *vmm) haveBalloon(what string) error {
 	return nil
 }
 
-func (v *vmm) patchBalloon(c balloonUpdateConfig) error {
+func (v *vmm) patchBalloon(balloonUpdateConfig) error {
 	if err := v.haveBalloon("Balloon update error"); err != nil {
 		return err
 	}
-	if uint64(c.AmountMiB) > uint64(v.machine.MemSizeMiB) {
-		return faultf("Balloon update error: Balloon: Requested memory should be less than %dMiB", v.machine.MemSizeMiB)
-	}
-	v.balloon.AmountMiB = c.AmountMiB
-	return nil
+	return faultf("Balloon update error: Balloon: Device not activated yet.") // the guest has no driver for it
 }
 
 func (v *vmm) patchBalloonStats(c balloonUpdateStatsConfig) error {

@@ -192,7 +192,7 @@ func (actionType) Variants() []string {
 }
 func (newState) Variants() []string { return []string{"Paused", "Resumed"} }
 func (cpuTemplate) Variants() []string {
-	return []string{"C3", "T2", "T2S", "T2CL", "T2A", "V1N1", "None"}
+	return []string{"C3", "T2", "T2S", "None", "T2CL", "T2A"}
 }
 func (hugePages) Variants() []string      { return []string{"None", "2M"} }
 func (cacheType) Variants() []string      { return []string{"Unsafe", "Writeback"} }

@@ -149,7 +149,9 @@ func (v *vmm) patchDrive(c blockDeviceUpdateConfig) error {
 		v.drives[at] = d
 		v.metrics.count("block", c.DriveID, map[string]uint64{"update_count": 1})
 	}
-	set(&v.drives[at].RateLimiter, &c.RateLimiter)
+	if c.RateLimiter != nil {
+		v.drives[at].RateLimiter = c.RateLimiter
+	}
 	return nil
 }
 
@@ -197,8 +199,12 @@ func (v *vmm) patchNetwork(c networkInterfaceUpdateConfig) error {
 	if at < 0 {
 		return faultf("Network config error: Unable to update the net device: Failed perform action on device: Device not found")
 	}
-	set(&v.networks[at].RxRateLimiter, &c.RxRateLimiter)
-	set(&v.networks[at].TxRateLimiter, &c.TxRateLimiter)
+	if c.RxRateLimiter != nil {
+		v.networks[at].RxRateLimiter = c.RxRateLimiter
+	}
+	if c.TxRateLimiter != nil {
+		v.networks[at].TxRateLimiter = c.TxRateLimiter
+	}
 	return nil
 }
 

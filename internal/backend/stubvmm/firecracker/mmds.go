@@ -60,9 +60,6 @@ func (v *vmm) putMMDS(data any) error {
 	if err := v.haveMMDS(); err != nil {
 		return err
 	}
-	if _, ok := data.(map[string]any); !ok {
-		return faultf("MMDS error: Unsupported value type.")
-	}
 	if len(toJSON(data)) > v.mmdsMax {
 		f := faultf("MMDS limit exceeded error: The MMDS patch request doesn't fit.")
 		f.Status = 413

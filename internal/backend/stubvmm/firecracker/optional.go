@@ -2,6 +2,8 @@ package firecracker
 
 import (
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // The rest of the API, as far as what it refuses.
@@ -54,7 +56,7 @@ func (v *vmm) haveHotplug(what string) error {
 	return nil
 }
 
-// getMemoryHotplug: the guest never plugs what it is given.
+// getMemoryHotplug: the guest has no driver for it.
 func (v *vmm) getMemoryHotplug() (any, error) {
 	if err := v.haveHotplug("Internal VMM error"); err != nil {
 		return nil, err
@@ -65,22 +67,29 @@ func (v *vmm) getMemoryHotplug() (any, error) {
 		Slot      uint64 `json:"slot_size_mib"`
 		Plugged   uint64 `json:"plugged_size_mib"`
 		Requested uint64 `json:"requested_size_mib"`
-	}{uint64(v.hotplug.BlockSizeMiB), uint64(v.hotplug.TotalSizeMiB), uint64(v.hotplug.SlotSizeMiB), 0, v.wanted}, nil
+	}{uint64(v.hotplug.BlockSizeMiB), uint64(v.hotplug.TotalSizeMiB), uint64(v.hotplug.SlotSizeMiB), 0, 0}, nil
 }
 
-func (v *vmm) patchMemoryHotplug(c memoryHotplugSizeUpdate) error {
+func (v *vmm) patchMemoryHotplug(memoryHotplugSizeUpdate) error {
 	if err := v.haveHotplug("Memory hotplug update error"); err != nil {
 		return err
 	}
-	if c.RequestedSizeMiB > v.hotplug.TotalSizeMiB {
-		return faultf("Memory hotplug update error: Failed to create memory hotplug device: the size is greater than the total")
-	}
-	v.wanted = uint64(c.RequestedSizeMiB)
-	return nil
+	return faultf("Memory hotplug update error: Failed to create memory hotplug device: Device is not active")
 }
 
 func (v *vmm) pmemIndex(id string) int {
 	return slices.IndexFunc(v.pmem, func(p pmemConfig) bool { return p.ID == id })
+}
+
+// checkPmem opens the file as the device would.
+func checkPmem(c pmemConfig) error {
+	mode := unix.O_RDWR
+	if c.ReadOnly {
+		mode = unix.O_RDONLY
+	}
+	fd, err := unix.Open(c.PathOnHost, mode|unix.O_CLOEXEC, 0)
+	closeFD(fd)
+	return err
 }
 
 func (v *vmm) putPmem(c pmemConfig) error {

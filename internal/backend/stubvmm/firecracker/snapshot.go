@@ -96,13 +96,13 @@ func (v *vmm) loadSnapshot(c loadSnapshotConfig) error {
 	var s snapshot
 	if json.Unmarshal(text, &s) != nil || s.Stub != Version {
 		v.end(1)
-		return faultf("%sFailed to get snapshot state from file: Failed to load snapshot state from file: it is not the stand-in's", refused)
+		return faultf("%sFailed to get snapshot state from file: Failed to load snapshot state from file: An error occurred during bitcode serialization: bitcode error", refused)
 	}
 	if _, err := os.Stat(string(*memory)); err != nil {
 		v.end(1)
 		return faultf("%sFailed to load guest memory: Error creating guest memory from file: %s", refused, rust.IOError(err))
 	}
-	v.machine, v.cmdline, v.restore = s.Machine, s.Cmdline, true
+	v.machine, v.cmdline = s.Machine, s.Cmdline
 	v.machine.SMT, v.machine.CPUTemplate = false, nil
 	if c.ResumeVM {
 		v.begin(running)

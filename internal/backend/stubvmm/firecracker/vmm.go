@@ -46,7 +46,6 @@ type vmm struct {
 	wishes  guest.Options
 	console *console // nil without one
 	serial  serialConfig
-	restore bool
 
 	drives   []drive
 	networks []network
@@ -54,7 +53,6 @@ type vmm struct {
 	vsock    *vsockDeviceConfig
 	balloon  *balloonDeviceConfig
 	hotplug  *memoryHotplugConfig
-	wanted   uint64 // MiB of hotplugged memory
 	pmem     []pmemConfig
 	mmds     *mmdsConfig
 	mmdsData any

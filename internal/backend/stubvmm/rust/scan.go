@@ -96,8 +96,15 @@ func (d *decoder) number() (digits string, whole bool, err *JSONError) {
 	if _, err := strconv.ParseUint(digits, 10, 64); err == nil {
 		return digits, true, nil
 	}
-	_, bad := strconv.ParseInt(digits, 10, 64)
-	return digits, bad == nil, nil
+	if _, err := strconv.ParseInt(digits, 10, 64); err == nil {
+		return digits, true, nil
+	}
+	f, _ := strconv.ParseFloat(digits, 64)
+	digits = strconv.FormatFloat(f, 'g', -1, 64)
+	if !strings.ContainsAny(digits, ".e") {
+		digits += ".0"
+	}
+	return digits, false, nil
 }
 
 // invalidType reads what is next, which begins with c, and says that it is not what was expected.
