@@ -53,6 +53,7 @@ type launch struct {
 	jail    *jail.Jail    // the VMM's root, with or without a jailer
 	group   *cgroup.Group // nil without a jailer
 	cage    *cage         // likewise
+	cgroups int           // their version; 0 without a jailer
 	becomes vmmprocess.Executable
 }
 
@@ -69,6 +70,12 @@ func (l *launch) plan(ctx context.Context) (err error) {
 	if err := l.backend.kernels.check(l.req.Kernel); err != nil {
 		return err
 	}
+	l.calls, err = l.translate()
+	return err
+}
+
+// translate returns the calls that configure Firecracker, with paths as it sees them.
+func (l *launch) translate() ([]call, error) {
 	inside := l.req
 	inside.Kernel = l.home.inside(jailer.Kernel)
 	if l.req.Spec.Boot.InitrdPath != "" {
@@ -82,14 +89,14 @@ func (l *launch) plan(ctx context.Context) (err error) {
 	if l.req.Spec.Console.Enabled {
 		out.console = l.home.inside(jailer.Console)
 	}
-	l.calls, err = translate(inside, out)
-	return err
+	return translate(inside, out)
 }
 
 func (l *launch) planJail() (err error) {
 	if l.cage, err = l.backend.openCage(); err != nil {
 		return err
 	}
+	l.cgroups = l.cage.root.Version()
 	l.home.private.Jail = &jailed{
 		Base: l.backend.cfg.Jail.Dir, Exec: filepath.Base(l.firecracker.Path),
 		ID: jailer.IDOf(string(l.req.ID), l.req.Incarnation), Cgroup: l.cage.parentName,
@@ -108,7 +115,7 @@ func (l *launch) argv() ([]string, error) {
 	}
 	return jailer.Spec{
 		ID: j.ID, ExecFile: l.firecracker.Path, UID: l.req.UID, GID: l.req.GID, ChrootBase: j.Base,
-		CgroupVersion: l.cage.root.Version(), ParentCgroup: j.Cgroup + "/" + j.ID,
+		CgroupVersion: l.cgroups, ParentCgroup: j.Cgroup + "/" + j.ID,
 		MaxOpenFiles: l.backend.cfg.Jail.MaxOpenFiles, Args: args,
 	}.Argv()
 }
