@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/firecracker"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/qemu"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
@@ -20,8 +21,18 @@ type Host struct {
 	AssetsDir  string // a kernel for trial boots may be there
 	QEMUBinary string // "": found on PATH
 	QEMUAccel  string // auto, kvm or tcg
-	Log        *slog.Logger
+
+	FirecrackerBinary string // "": found on PATH
+	Jail              *Jail  // nil: Firecracker runs without its jailer
+
+	Log *slog.Logger
 }
+
+// Jail says how a backend jails its VMMs, if it does.
+type Jail = firecracker.JailConfig
+
+// Jails says whether VMMs of the backend called name are put into Host.Jail.
+func Jails(name string) bool { return name == firecracker.Name }
 
 // Descriptor is one backend of this build. New touches nothing of the host; that is for Check.
 type Descriptor struct {
@@ -32,8 +43,21 @@ type Descriptor struct {
 // All lists the backends in the order in which auto prefers them.
 func All() []Descriptor {
 	return []Descriptor{
+		{Name: firecracker.Name, New: newFirecracker},
 		{Name: qemu.Name, New: newQEMU},
 	}
+}
+
+func newFirecracker(h Host) (types.Backend, error) {
+	return firecracker.New(firecracker.Config{
+		Binary:       h.FirecrackerBinary,
+		Jail:         h.Jail,
+		StateDir:     h.StateDir,
+		CanaryKernel: filepath.Join(h.AssetsDir, "vmlinux"),
+		Supervisor:   h.Supervisor,
+		Drainer:      h.Drainer,
+		Log:          h.Log,
+	})
 }
 
 func newQEMU(h Host) (types.Backend, error) {
@@ -58,4 +82,4 @@ func Names() []string {
 }
 
 // Later lists backends that metald is to have and this build has not.
-func Later() []string { return []string{"firecracker", "cloudhypervisor"} }
+func Later() []string { return []string{"cloudhypervisor"} }

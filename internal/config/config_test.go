@@ -66,7 +66,11 @@ func TestBadValuesStopTheStart(t *testing.T) {
 		{"unknown backend", "UNKEY_METALD_BACKEND=xen", `"xen" is none of auto, qemu`},
 		{"later backend", "UNKEY_METALD_BACKEND=firecracker", "the backend firecracker is not in this build"},
 		{"later feature", "UNKEY_METALD_OTEL_ENABLED=true", "exports no telemetry"},
-		{"later variable", "UNKEY_METALD_JAILER_ENABLED=true", "not in this build"},
+		{"later variable", "UNKEY_METALD_BILLING_ENABLED=true", "this build does not meter"},
+		{"a jail that is none", "UNKEY_METALD_JAILER_ENABLED=yes", "neither true nor false"},
+		{"jailed root", "UNKEY_METALD_JAILER_UID=0", "0 is less than the least allowed, 1"},
+		{"root's group", "UNKEY_METALD_JAILER_GID=0", "0 is less than the least allowed, 1"},
+		{"jails among other things", "UNKEY_METALD_JAILER_CHROOT_DIR=/var/lib/metald/vms", "where metald keeps other things"},
 		{"retired variable", "UNKEY_METALD_CH_ENDPOINT=/x", "one VMM per VM"},
 		{"typo", "UNKEY_METALD_BAKCEND=qemu", "did you mean UNKEY_METALD_BACKEND?"},
 		{"lower case", "UNKEY_METALD_port=1", "did you mean UNKEY_METALD_PORT?"},
@@ -170,7 +174,9 @@ func TestRoundTrip(t *testing.T) {
 	want := Config{
 		Backend: "qemu", Address: "::1", Port: 1, InsecureBind: true, AllowedHosts: []string{"a", "b.example"},
 		ReflectionEnabled: true, StateDir: "/s", AssetsDir: "/a", VolumesDir: "/v", MaxVMs: 5, ConsoleLogBytes: 12345,
-		VMMUIDBase: 9, QEMUBinary: "/bin/q", QEMUAccel: "tcg", LogLevel: "debug", LogFormat: "json",
+		VMMUIDBase: 9, QEMUBinary: "/bin/q", FirecrackerBinary: "/bin/f", JailerEnabled: true, JailerBinary: "/bin/j",
+		JailerUID: 3, JailerGID: 4, JailerChrootDir: "/j", JailerNetNS: true, JailerPIDNS: true, JailerMemoryLimit: 7,
+		JailerCPUQuota: 250, JailerFDLimit: 100, JailerIOLimit: 8, QEMUAccel: "tcg", LogLevel: "debug", LogFormat: "json",
 		StopTimeout: 1500 * time.Millisecond, OTelEnabled: false,
 	}
 	got, err := load(nil, want.Environ()...)

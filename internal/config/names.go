@@ -19,10 +19,8 @@ func retired() map[string]string {
 // absent maps beginnings of names that documentation of metald mentions to why this build does not read them.
 func absent() map[string]string {
 	return map[string]string{
-		"jailer-":      "the jailer belongs to the backend firecracker, which is not in this build",
-		"firecracker-": "the backend firecracker is not in this build",
-		"billing-":     "this build does not meter what VMs use",
-		"otel-":        "this build exports no telemetry",
+		"billing-": "this build does not meter what VMs use",
+		"otel-":    "this build exports no telemetry",
 	}
 }
 

@@ -13,6 +13,9 @@ func (c *Config) complete(bad map[string]bool) []error {
 	if c.VolumesDir == "" && !bad["state-dir"] && !bad["volumes-dir"] {
 		c.VolumesDir = filepath.Join(c.StateDir, "volumes")
 	}
+	if c.JailerChrootDir == "" && !bad["state-dir"] && !bad["jailer-chroot-dir"] {
+		c.JailerChrootDir = filepath.Join(c.StateDir, "jail")
+	}
 	if !bad["address"] && !bad["insecure-bind"] {
 		if err := c.checkAddress(); err != nil {
 			errs = append(errs, err)
@@ -38,8 +41,14 @@ func (c *Config) checkDirectories(bad map[string]bool) []error {
 		errs = append(errs, fmt.Errorf("%s: %q lies in %s, whose files may be attached to any VM, and metald's records are not for guests",
 			EnvName("state-dir"), c.StateDir, EnvName("volumes-dir")))
 	}
-	for _, room := range []string{"vms", "run"} {
-		room = filepath.Join(c.StateDir, room)
+	rooms := []string{filepath.Join(c.StateDir, "vms"), filepath.Join(c.StateDir, "run")}
+	if !bad["jailer-chroot-dir"] {
+		rooms = append(rooms, c.JailerChrootDir)
+		if c.JailerChrootDir == c.StateDir || within(c.JailerChrootDir, rooms[0]) || within(c.JailerChrootDir, rooms[1]) {
+			errs = append(errs, fmt.Errorf("%s: %q is where metald keeps other things", EnvName("jailer-chroot-dir"), c.JailerChrootDir))
+		}
+	}
+	for _, room := range rooms {
 		for name, dir := range map[string]string{"assets-dir": c.AssetsDir, "volumes-dir": c.VolumesDir} {
 			if !bad[name] && within(dir, room) {
 				errs = append(errs, fmt.Errorf("%s: %q lies in %s, where metald removes what belongs to no VM", EnvName(name), dir, room))

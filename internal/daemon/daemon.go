@@ -17,6 +17,7 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/config"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/disk"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/store"
 )
@@ -54,13 +55,22 @@ func serve(ctx context.Context, cfg config.Config, log *slog.Logger, host backen
 	if err != nil {
 		return err
 	}
+	uids, gids := owners(cfg, chosen.Name())
+	if jailed(cfg, chosen.Name()) {
+		lock, err := jail.Lock(cfg.JailerChrootDir)
+		if err != nil {
+			return fmt.Errorf("%s: %w", config.EnvName("jailer-chroot-dir"), err)
+		}
+		defer lock.Close()
+	}
 	manager := vm.New(vm.Config{
 		Backend:      chosen,
 		Store:        records,
 		StateDir:     cfg.StateDir,
 		Roots:        disk.Roots{Assets: cfg.AssetsDir, Volumes: cfg.VolumesDir},
 		MaxVMs:       cfg.MaxVMs,
-		UIDBase:      uidBase(cfg),
+		UIDBase:      uids,
+		GIDBase:      gids,
 		ConsoleBytes: int64(cfg.ConsoleLogBytes),
 		Log:          log,
 	})
@@ -107,10 +117,15 @@ func listen(cfg config.Config) (net.Listener, error) {
 	return listener, nil
 }
 
-// uidBase is where the users of VMMs are counted from: 0, metald's own, where metald cannot change users.
-func uidBase(cfg config.Config) uint32 {
-	if os.Geteuid() != 0 {
-		return 0
+func jailed(cfg config.Config, name string) bool { return cfg.JailerEnabled && backend.Jails(name) }
+
+// owners is where the users and groups of VMMs are counted from: 0, metald's own, where metald cannot change users.
+func owners(cfg config.Config, name string) (uids, gids uint32) {
+	switch {
+	case os.Geteuid() != 0:
+		return 0, 0
+	case jailed(cfg, name):
+		return uint32(cfg.JailerUID), uint32(cfg.JailerGID)
 	}
-	return uint32(cfg.VMMUIDBase)
+	return uint32(cfg.VMMUIDBase), uint32(cfg.VMMUIDBase)
 }

@@ -29,7 +29,27 @@ func newHost(cfg config.Config, log *slog.Logger) (backend.Host, error) {
 		QEMUBinary: cfg.QEMUBinary,
 		QEMUAccel:  cfg.QEMUAccel,
 		Log:        log,
+
+		FirecrackerBinary: cfg.FirecrackerBinary,
+		Jail:              jailConfig(cfg),
 	}, nil
+}
+
+// jailConfig is nil where VMMs are not to be jailed.
+func jailConfig(cfg config.Config) *backend.Jail {
+	if !cfg.JailerEnabled {
+		return nil
+	}
+	return &backend.Jail{
+		Binary:       cfg.JailerBinary,
+		Dir:          cfg.JailerChrootDir,
+		NetNamespace: cfg.JailerNetNS,
+		PIDNamespace: cfg.JailerPIDNS,
+		MemoryBytes:  int64(cfg.JailerMemoryLimit),
+		CPUPercent:   cfg.JailerCPUQuota,
+		MaxOpenFiles: uint64(cfg.JailerFDLimit),
+		IOBytes:      int64(cfg.JailerIOLimit),
+	}
 }
 
 // withHost runs f while the VMM processes are watched and their consoles drained. f may need both; so they end

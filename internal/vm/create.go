@@ -185,7 +185,8 @@ func (e *entry) make(ctx context.Context, f files) (types.Machine, error) {
 	if err := e.save(); err != nil {
 		return nil, errNotSaved
 	}
-	if err := e.m.makeDir(ctx, e.id, e.m.uid(e.rec.Slot), f); err != nil {
+	uid, gid := e.m.owner(e.rec.Slot)
+	if err := e.m.makeDir(ctx, e.id, uid, gid, f); err != nil {
 		return nil, err
 	}
 	machine, err := e.launch(ctx, f)

@@ -142,11 +142,11 @@ func (m *Manager) stillHeld(id types.VMID, volumes []store.Volume) error {
 }
 
 // makeDir makes the VM's directory and, for the user that its VMM runs as, the private copies of its disks in it.
-func (m *Manager) makeDir(ctx context.Context, id types.VMID, uid uint32, f files) error {
+func (m *Manager) makeDir(ctx context.Context, id types.VMID, uid, gid uint32, f files) error {
 	if err := os.Mkdir(m.vmDir(id), 0o700); err != nil {
 		return types.Errorf(kindOfDisk(err), "make the directory of VM %s: %w", id, err)
 	}
-	owner, group := ownerOf(uid)
+	owner, group := ownerOf(uid, gid)
 	for i := range f.disks {
 		template, ok := f.clones[i]
 		if !ok {
@@ -166,11 +166,11 @@ func (m *Manager) makeDir(ctx context.Context, id types.VMID, uid uint32, f file
 }
 
 // ownerOf is whose the disks of a VMM are: its user's, or for 0 metald's own, whoever that is.
-func ownerOf(uid uint32) (owner, group int) {
+func ownerOf(uid, gid uint32) (owner, group int) {
 	if uid == 0 {
 		return os.Geteuid(), os.Getegid()
 	}
-	return int(uid), int(uid)
+	return int(uid), int(gid)
 }
 
 // kindOfDisk says what an error of making files is to the client.

@@ -102,7 +102,7 @@ func TestMakeDir(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.makeDir(t.Context(), "vm", uint32(os.Getuid()), f); err != nil {
+	if err := m.makeDir(t.Context(), "vm", uint32(os.Getuid()), uint32(os.Getgid()), f); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(m.vmDir("vm"))
@@ -148,7 +148,7 @@ func TestMakeDirSaysWhatIsWrong(t *testing.T) {
 				t.Fatal(err)
 			}
 			tc.spoil(t, m)
-			wantError(t, m.makeDir(tc.ctx, "vm", uint32(os.Getuid()), f), tc.kind, tc.field)
+			wantError(t, m.makeDir(tc.ctx, "vm", uint32(os.Getuid()), uint32(os.Getgid()), f), tc.kind, tc.field)
 			if _, err := os.Lstat(f.disks[0]); err == nil {
 				t.Error("a copy is left")
 			}

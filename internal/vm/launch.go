@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
@@ -14,21 +15,24 @@ func (e *entry) launch(ctx context.Context, f files) (types.Machine, error) {
 	m := e.m
 	select {
 	case m.launches <- struct{}{}:
-		defer func() { <-m.launches }()
 	case <-ctx.Done():
 		return nil, canceled(ctx)
 	}
+	// The turn ends when the process exists: how long it takes until it answers holds up nobody else.
+	next := sync.OnceFunc(func() { <-m.launches })
+	defer next()
 	if err := e.clear(ctx); err != nil {
 		return nil, err
 	}
-	uid := m.uid(e.rec.Slot)
+	uid, gid := m.owner(e.rec.Slot)
 	e.rec.Incarnation++
 	machine, err := m.cfg.Backend.Create(ctx, types.CreateRequest{
 		ID: e.id, Incarnation: e.rec.Incarnation, Spec: e.rec.Spec,
 		Kernel: f.kernel, Initrd: f.initrd, Disks: f.disks,
-		RunDir: m.runDir(e.id, e.rec.Incarnation), UID: uid, GID: uid,
+		RunDir: m.runDir(e.id, e.rec.Incarnation), UID: uid, GID: gid,
 		Console: e.console, Ended: e.observeEnd, Stopped: e.observeStop,
 		Commit: func(h types.Handle) error {
+			defer next()
 			e.rec.Handle = &h
 			return e.save()
 		},

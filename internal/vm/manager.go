@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -24,6 +25,7 @@ type Config struct {
 	Roots        disk.Roots
 	MaxVMs       int
 	UIDBase      uint32 // VMMs run as UIDBase + slot; 0: as metald
+	GIDBase      uint32 // and in the group GIDBase + slot; 0: UIDBase
 	ConsoleBytes int64  // of console output kept per VM
 	Log          *slog.Logger
 	Now          func() time.Time
@@ -32,7 +34,7 @@ type Config struct {
 // Manager holds the VMs of this host.
 type Manager struct {
 	cfg      Config
-	launches chan struct{} // bounds how many VMMs start at once
+	launches chan struct{} // bounds how many VMM processes are being made at once; none waits until another is ready
 	runners  sync.WaitGroup
 	opCtx    context.Context // of every operation; ends when Run gives up waiting for them
 	cancel   context.CancelFunc
@@ -151,12 +153,12 @@ func (m *Manager) runDir(id types.VMID, incarnation uint64) string {
 	return filepath.Join(m.cfg.StateDir, "run", fmt.Sprintf("%s.%d", id, incarnation))
 }
 
-// uid is the user that a VMM in slot runs as; 0 is metald's own.
-func (m *Manager) uid(slot uint32) uint32 {
+// owner is the user and the group that a VMM in slot runs as; 0 is metald's own.
+func (m *Manager) owner(slot uint32) (uid, gid uint32) {
 	if m.cfg.UIDBase == 0 {
-		return 0
+		return 0, 0
 	}
-	return m.cfg.UIDBase + slot
+	return m.cfg.UIDBase + slot, cmp.Or(m.cfg.GIDBase, m.cfg.UIDBase) + slot
 }
 
 // randomID makes an id for a caller who sent none: 128 random bits, never the clock.

@@ -47,6 +47,9 @@ func (m *Manager) Restore(ctx context.Context) error {
 		return err
 	}
 	m.reserve(records)
+	if err := m.cfg.Backend.Sweep(ctx, handles(records)); err != nil {
+		m.cfg.Log.Error("what belongs to no VM could not be removed; the next start will", "backend", m.cfg.Backend.Name(), "error", err)
+	}
 	if err := m.sweep(records); err != nil {
 		return err
 	}
@@ -340,6 +343,17 @@ func (e *entry) remove() error {
 		return err
 	}
 	return e.m.cfg.Store.Delete(e.id)
+}
+
+// handles returns those of the VMMs that the records know.
+func handles(records []store.Record) []types.Handle {
+	var all []types.Handle
+	for _, rec := range records {
+		if rec.Handle != nil {
+			all = append(all, *rec.Handle)
+		}
+	}
+	return all
 }
 
 // sweep removes directories that belong to no VM. It comes before anything boots, which would want one of them.

@@ -15,8 +15,8 @@ import (
 // not match a live process: another boot of the host, no such pid, a pid that was reused, a zombie.
 //
 // A process with the right boot id, pid and start ticks is the one that was started, since a pid is not reused
-// within a tick of 10 ms. If it is still the start gate, it is waited for: a gate that was opened becomes the
-// VMM, one whose metald died before that ends by itself. A process that runs anything else than the VMM that was
+// within a tick of 10 ms. If it is still the start gate, or the jailer behind it, it is waited for: a gate that was
+// opened becomes the VMM, one whose metald died before that ends by itself. A process that runs anything else than the VMM that was
 // committed may not live, as nothing is known of it: it is killed, and the error wraps types.ErrGone.
 func (s *Supervisor) Adopt(id types.ProcessIdentity) (*Process, error) {
 	p, err := s.adopt(id)
@@ -66,14 +66,20 @@ func (p *Process) verify() error {
 	return p.verifyExecutable()
 }
 
-// verifyExecutable waits for a start gate to become the VMM or to end, for as long as endWait.
+// verifyExecutable waits for a start gate, or what it became on the way, to become the VMM or to end: for as long as
+// endWait, or jailWait where a jailer is on the way.
 func (p *Process) verifyExecutable() error {
-	want := executable{device: p.id.ExeDevice, inode: p.id.ExeInode}
+	want := Executable{Device: p.id.ExeDevice, Inode: p.id.ExeInode}
+	via := Executable{Device: p.id.ViaDevice, Inode: p.id.ViaInode}
 	gate, err := statExecutable(gateShell)
 	if err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(endWait); ; {
+	most := endWait
+	if via != (Executable{}) {
+		most = jailWait
+	}
+	for deadline := time.Now().Add(most); ; {
 		exe, err := statExecutable(procPath(p.id.PID, "exe"))
 		if err != nil || pidfdReady(p.pidfd) {
 			return p.goneOr(err)
@@ -81,7 +87,7 @@ func (p *Process) verifyExecutable() error {
 		if exe == want {
 			return nil
 		}
-		if exe != gate || time.Now().After(deadline) {
+		if exe != gate && exe != via || time.Now().After(deadline) {
 			return p.putDown()
 		}
 		waitEnd(p.pidfd, time.Millisecond)
@@ -122,6 +128,10 @@ func (p *Process) reap() {
 // endWait bounds how long Adopt waits for the end of a process that is ending. With a start gate it takes
 // well under a millisecond.
 const endWait = time.Second
+
+// jailWait bounds how long Adopt waits for a jailer to become the VMM. It takes some milliseconds, and ten times as
+// long where many start at once.
+const jailWait = 5 * time.Second
 
 // waitEnd waits for the end of a process and tells whether it came.
 func waitEnd(pidfd int, most time.Duration) bool {

@@ -106,7 +106,7 @@ func TestAdoptEndsWhatNeverBecameTheVMM(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		id.StartTicks, id.ExeDevice, id.ExeInode = st.StartTicks, exe.device, exe.inode
+		id.StartTicks, id.ExeDevice, id.ExeInode = st.StartTicks, exe.Device, exe.Inode
 		if _, err := s.Adopt(id); !errors.Is(err, types.ErrGone) {
 			t.Errorf("error %v, want %v", err, types.ErrGone)
 		}
@@ -219,7 +219,7 @@ func TestTheEndOfAnAdoptedProcessIsSeen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := s.Adopt(types.ProcessIdentity{PID: pid, StartTicks: st.StartTicks, BootID: s.bootID, ExeDevice: exe.device, ExeInode: exe.inode})
+	p, err := s.Adopt(types.ProcessIdentity{PID: pid, StartTicks: st.StartTicks, BootID: s.bootID, ExeDevice: exe.Device, ExeInode: exe.Inode})
 	if err != nil {
 		t.Fatal(err)
 	}

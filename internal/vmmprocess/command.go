@@ -7,31 +7,47 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 )
 
-// check refuses what could only fail after the gate was opened, and returns which file is to be executed.
-func (c Command) check() (executable, error) {
+// identity refuses what could only fail after the gate was opened, and returns which files are to be executed.
+func (c Command) identity() (types.ProcessIdentity, error) {
+	exe, err := c.check()
+	if err != nil || c.Becomes == nil {
+		return types.ProcessIdentity{ExeDevice: exe.Device, ExeInode: exe.Inode}, err
+	}
+	return types.ProcessIdentity{
+		ExeDevice: c.Becomes.Device, ExeInode: c.Becomes.Inode,
+		ViaDevice: exe.Device, ViaInode: exe.Inode,
+	}, nil
+}
+
+func (c Command) check() (Executable, error) {
 	if !filepath.IsAbs(c.Path) {
-		return executable{}, fmt.Errorf("%q is not an absolute path", c.Path)
+		return Executable{}, fmt.Errorf("%q is not an absolute path", c.Path)
 	}
 	for _, kv := range c.Env {
 		switch name, _, _ := strings.Cut(kv, "="); name {
 		case "PWD", "OLDPWD", "SHLVL":
-			return executable{}, fmt.Errorf("environment variable %s cannot be given to a VMM", name)
+			return Executable{}, fmt.Errorf("environment variable %s cannot be given to a VMM", name)
 		}
 	}
 	for i, f := range c.Files {
 		if f == nil || f.Fd() == ^uintptr(0) {
-			return executable{}, fmt.Errorf("file %d to pass is nil or closed", FirstFile+i)
+			return Executable{}, fmt.Errorf("file %d to pass is nil or closed", FirstFile+i)
 		}
 	}
+	if c.Root != nil && len(c.Files) > 0 {
+		return Executable{}, errors.New("a VMM that starts in a directory by descriptor gets no files")
+	}
 	if info, err := os.Stat(c.dir()); err != nil {
-		return executable{}, fmt.Errorf("working directory: %w", err)
+		return Executable{}, fmt.Errorf("working directory: %w", err)
 	} else if !info.IsDir() {
-		return executable{}, fmt.Errorf("working directory %s is not a directory", c.dir())
+		return Executable{}, fmt.Errorf("working directory %s is not a directory", c.dir())
 	}
 	if err := checkELF(c.Path); err != nil {
-		return executable{}, err
+		return Executable{}, err
 	}
 	return statExecutable(c.Path)
 }

@@ -31,6 +31,8 @@ func TestMain(m *testing.M) {
 		playVMM()
 	case "relisten":
 		playRelisten()
+	case "jailer":
+		playJailer()
 	case "metald":
 		playMetald()
 	default:
@@ -51,6 +53,8 @@ func playVMM() {
 	}
 	os.Exit(code)
 }
+
+var discard = slog.New(slog.DiscardHandler)
 
 const limit = 20 * time.Second // for a thing that takes milliseconds on an idle machine
 

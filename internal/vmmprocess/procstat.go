@@ -69,14 +69,14 @@ func readStat(pid int) (procStat, error) {
 
 func procPath(pid int, name string) string { return "/proc/" + strconv.Itoa(pid) + "/" + name }
 
-// executable names a file by device and inode.
-type executable struct{ device, inode uint64 }
+// Executable names a file by device and inode.
+type Executable struct{ Device, Inode uint64 }
 
 // statExecutable follows links: of /proc/<pid>/exe it tells which file the process runs.
-func statExecutable(path string) (executable, error) {
+func statExecutable(path string) (Executable, error) {
 	var st syscall.Stat_t
 	if err := syscall.Stat(path, &st); err != nil {
-		return executable{}, &os.PathError{Op: "stat", Path: path, Err: err}
+		return Executable{}, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
-	return executable{device: uint64(st.Dev), inode: st.Ino}, nil
+	return Executable{Device: uint64(st.Dev), Inode: st.Ino}, nil
 }

@@ -23,6 +23,21 @@ type Command struct {
 	Files    []*os.File // become fd FirstFile, FirstFile+1 … in the VMM; the caller closes its own afterwards
 	Stderr   string     // file that takes stdout and stderr, made 0600 and appended to, or a FIFO; "" is /dev/null
 	UID, GID uint32     // 0: metald's own
+
+	// Root is the working directory instead of Dir, by a descriptor: so the VMM's user need not be able to reach it. It is
+	// not for a VMM that gets Files.
+	Root *os.File
+
+	// Becomes is the file that Path executes in its own process in the end, as a jailer does with a VMM; nil is Path
+	// itself. The process is known by it.
+	Becomes *Executable
+
+	// The process is the first of a PID namespace, alone in a network namespace; both go with it. Only root can.
+	NewPIDNamespace, NewNetNamespace bool
+
+	// Admit, where it is set, is called with the pid while the process waits in the start gate, before it is committed:
+	// to put it into a cgroup, say, which so has everything that the VMM ever does.
+	Admit func(pid int) error
 }
 
 // FirstFile is the number that Command.Files[0] has in the VMM.
@@ -37,6 +52,9 @@ const (
 	gateShell  = "/bin/sh"
 	gateScript = `ulimit -c 0; { echo 500 >/proc/self/oom_score_adj; } 2>/dev/null; unset PWD OLDPWD SHLVL; read -r go <&3 && exec 3<&- && exec "$@"`
 	gateName   = "metald-gate"
+
+	// gateScriptAt does so in the directory that is open as fd 4. cd sets variables again.
+	gateScriptAt = `ulimit -c 0; { echo 500 >/proc/self/oom_score_adj; } 2>/dev/null; read -r go <&3 && exec 3<&- && cd /proc/self/fd/4 && exec 4<&- && unset PWD OLDPWD SHLVL && exec "$@"`
 )
 
 // Start starts a process that can do nothing until commit has returned nil: the start gate. Commit gets the
@@ -57,7 +75,7 @@ func (s *Supervisor) Start(ctx context.Context, c Command, commit func(types.Pro
 }
 
 func (s *Supervisor) start(ctx context.Context, c Command, commit func(types.ProcessIdentity) error) (*Process, error) {
-	exe, err := c.check()
+	id, err := c.identity()
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +87,7 @@ func (s *Supervisor) start(ctx context.Context, c Command, commit func(types.Pro
 		return nil, err
 	}
 	defer gate.Close()
-	if err := p.pass(ctx, gate, exe, commit); err != nil {
+	if err := p.pass(ctx, gate, id, c.Admit, commit); err != nil {
 		p.abort()
 		return nil, err
 	}
@@ -97,6 +115,7 @@ func (s *Supervisor) spawn(c Command) (*Process, *os.File, error) {
 		Sys:   c.attributes(&pidfd),
 	})
 	runtime.KeepAlive(c.Files)
+	runtime.KeepAlive(c.Root)
 	if err != nil {
 		err = &os.PathError{Op: "fork/exec", Path: gateShell, Err: err}
 	} else if pidfd < 0 {
@@ -111,13 +130,19 @@ func (s *Supervisor) spawn(c Command) (*Process, *os.File, error) {
 	return p, gate, nil
 }
 
-// pass commits the identity, watches the process and opens the gate, in this order.
-func (p *Process) pass(ctx context.Context, gate *os.File, exe executable, commit func(types.ProcessIdentity) error) error {
+// pass admits the process, commits its identity, watches it and opens the gate, in this order.
+func (p *Process) pass(ctx context.Context, gate *os.File, id types.ProcessIdentity, admit func(int) error, commit func(types.ProcessIdentity) error) error {
 	st, err := readStat(p.id.PID)
 	if err != nil {
 		return err
 	}
-	p.id.StartTicks, p.id.ExeDevice, p.id.ExeInode = st.StartTicks, exe.device, exe.inode
+	id.PID, id.BootID, id.StartTicks = p.id.PID, p.id.BootID, st.StartTicks
+	p.id = id
+	if admit != nil {
+		if err := admit(p.id.PID); err != nil {
+			return err
+		}
+	}
 	if err := commit(p.id); err != nil {
 		return err
 	}
@@ -158,7 +183,11 @@ func killChild(pid int) error {
 }
 
 func (c Command) argv() []string {
-	return append([]string{gateShell, "-c", gateScript, gateName, c.Path}, c.Args...)
+	script := gateScript
+	if c.Root != nil {
+		script = gateScriptAt
+	}
+	return append([]string{gateShell, "-c", script, gateName, c.Path}, c.Args...)
 }
 
 func (c Command) dir() string {
@@ -175,6 +204,9 @@ func (c Command) fds(std stdFiles, wait *os.File) []uintptr {
 	for _, f := range c.Files {
 		fds = append(fds, f.Fd())
 	}
+	if c.Root != nil {
+		fds = append(fds, c.Root.Fd())
+	}
 	return fds
 }
 
@@ -184,6 +216,12 @@ func (c Command) attributes(pidfd *int) *syscall.SysProcAttr {
 	sys := &syscall.SysProcAttr{Setsid: true, PidFD: pidfd}
 	if c.UID != 0 || c.GID != 0 {
 		sys.Credential = &syscall.Credential{Uid: c.UID, Gid: c.GID} // no supplementary groups
+	}
+	if c.NewPIDNamespace {
+		sys.Cloneflags |= syscall.CLONE_NEWPID
+	}
+	if c.NewNetNamespace {
+		sys.Cloneflags |= syscall.CLONE_NEWNET
 	}
 	return sys
 }

@@ -54,7 +54,7 @@ func TestNothingRunsBeforeCommitReturns(t *testing.T) {
 		t.Errorf("start ticks are %d (%v) in the VMM, committed were %d", st.StartTicks, err, committed.StartTicks)
 	}
 	exe, err := statExecutable(procPath(committed.PID, "exe"))
-	if err != nil || exe != (executable{committed.ExeDevice, committed.ExeInode}) {
+	if err != nil || exe != (Executable{committed.ExeDevice, committed.ExeInode}) {
 		t.Errorf("the VMM runs %+v (%v), committed was %+v", exe, err, committed)
 	}
 }
@@ -345,7 +345,7 @@ func awaitExec(t testing.TB, p *Process) {
 	id := p.Identity()
 	eventually(t, "the gate becomes the VMM", func() bool {
 		exe, err := statExecutable(procPath(id.PID, "exe"))
-		return err == nil && exe == executable{id.ExeDevice, id.ExeInode}
+		return err == nil && exe == Executable{id.ExeDevice, id.ExeInode}
 	})
 }
 

@@ -30,6 +30,9 @@ func (b *Backend) Name() string { return Name }
 // Prepare has nothing to find out.
 func (b *Backend) Prepare(context.Context) error { return nil }
 
+// Sweep finds nothing: a fake has nothing outside of its run directories.
+func (b *Backend) Sweep(context.Context, []types.Handle) error { return nil }
+
 // Check finds nothing missing.
 func (b *Backend) Check(context.Context) error { return nil }
 

@@ -30,10 +30,8 @@ func (c call) about(kind types.Kind, field string) call {
 // The bodies of the requests, as src/firecracker/swagger/firecracker.yaml of 1.16.1 has them. Fields that metald leaves
 // to Firecracker's default are not there.
 type (
-	loggerConfig struct {
-		LogPath   string `json:"log_path"`
-		Level     string `json:"level"`
-		ShowLevel bool   `json:"show_level"`
+	serialDevice struct {
+		SerialOutPath string `json:"serial_out_path"`
 	}
 	metricsConfig struct {
 		MetricsPath string `json:"metrics_path"`
@@ -68,7 +66,7 @@ type (
 	}
 )
 
-func putLogger(c loggerConfig) call         { return request(http.MethodPut, "/logger", c) }
+func putSerial(c serialDevice) call         { return request(http.MethodPut, "/serial", c) }
 func putMetrics(c metricsConfig) call       { return request(http.MethodPut, "/metrics", c) }
 func putMachineConfig(c machineConfig) call { return request(http.MethodPut, "/machine-config", c) }
 func putBootSource(c bootSource) call       { return request(http.MethodPut, "/boot-source", c) }

@@ -10,8 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"time"
-
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 )
 
 // callTimeout bounds every call. Firecracker serves one at a time, each to its end, so a call may wait for the one
@@ -35,11 +33,11 @@ type client struct {
 	http  *http.Client
 }
 
-// newClient makes a client of the API socket dir/name. It connects at the first call.
-func newClient(dir, name string) *client {
+// newClient makes a client that connects by dial, at its first call.
+func newClient(dial func(context.Context) (net.Conn, error)) *client {
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return vmmprocess.Dial(ctx, dir, name)
+			return dial(ctx)
 		},
 		MaxConnsPerHost:        1,
 		MaxIdleConnsPerHost:    1,

@@ -204,7 +204,7 @@ func TestWorksAgainAfterSilence(t *testing.T) {
 
 func TestNobodyListens(t *testing.T) {
 	dir := t.TempDir()
-	c := newClient(dir, socketName)
+	c := newClient(socketIn(dir))
 	if err := c.start(patient(t)); !errors.Is(err, errClosed) || !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("error %v, want errClosed and that there is no socket", err)
 	}
@@ -216,7 +216,7 @@ func TestLongPath(t *testing.T) {
 	dir := filepath.Join(a.dir, strings.Repeat("d", 120))
 	must(t, os.Mkdir(dir, 0o700))
 	must(t, os.Rename(filepath.Join(a.dir, socketName), filepath.Join(dir, socketName)))
-	c := newClient(dir, socketName)
+	c := newClient(socketIn(dir))
 	defer c.close()
 	must(t, c.start(patient(t)))
 }

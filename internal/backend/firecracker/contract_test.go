@@ -121,7 +121,7 @@ func sent(t *testing.T) []seen {
 		must(t, verb(ctx))
 	}
 	for _, req := range wanted() {
-		calls, err := translate(req, sinks{log: "/log", metrics: "/metrics"})
+		calls, err := translate(req, sinks{console: "/console.fifo", metrics: "/metrics"})
 		must(t, err)
 		must(t, c.configure(ctx, calls))
 	}

@@ -15,13 +15,40 @@ import (
 	"testing"
 	"time"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/stubvmm"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 	"go.uber.org/goleak"
 )
 
 // patience bounds every wait of these tests, and the calls of their clients.
 const patience = 20 * time.Second
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// stubs are built once, by TestMain.
+var stubs struct{ Firecracker, Jailer string }
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "stub")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if stubs.Firecracker, err = stubvmm.BuildFirecrackerIn(dir); err == nil {
+		stubs.Jailer, err = stubvmm.BuildJailerIn(dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	code := m.Run()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
 
 // noContent is how Firecracker says that all is well.
 const noContent = "HTTP/1.1 204 \r\nServer: Firecracker API\r\nConnection: keep-alive\r\n\r\n"
@@ -71,7 +98,7 @@ func serve(t *testing.T, answer func(seen) string) *api {
 
 // client returns a client of the API that gives up after patience.
 func (a *api) client() *client {
-	c := newClient(a.dir, socketName)
+	c := newClient(socketIn(a.dir))
 	c.limit = patience
 	a.t.Cleanup(c.close)
 	return c
@@ -138,7 +165,7 @@ func (s seen) badlyMade(req *http.Request) string {
 
 // routes are what Firecracker serves, as far as metald asks for it.
 var routes = []string{
-	"GET /", "GET /version", "GET /vm", "PUT /logger", "PUT /metrics", "PUT /machine-config", "PUT /boot-source",
+	"GET /", "GET /version", "GET /vm", "PUT /serial", "PUT /metrics", "PUT /machine-config", "PUT /boot-source",
 	"PUT /drives", "PUT /network-interfaces", "PUT /entropy", "PUT /actions", "PATCH /vm",
 }
 
@@ -177,9 +204,14 @@ func patient(t *testing.T) context.Context {
 	return ctx
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// socketIn dials the socket of an API in dir.
+func socketIn(dir string) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) { return vmmprocess.Dial(ctx, dir, socketName) }
 }

@@ -10,8 +10,8 @@ import (
 // mebibyte is the unit of Firecracker's memory size.
 const mebibyte = 1 << 20
 
-// sinks are the files that Firecracker writes to, by the paths that it sees; "" for none.
-type sinks struct{ log, metrics string }
+// sinks are the FIFOs that Firecracker writes to, by the paths that it sees; "" for none.
+type sinks struct{ console, metrics string }
 
 // translate returns the calls that make the VM of a request, in the order in which they are to be made. It is pure: the
 // same request gives the same calls. The paths in req are those that Firecracker sees, which in a jail are not the
@@ -30,9 +30,9 @@ func translate(req types.CreateRequest, out sinks) ([]call, error) {
 		return nil, err
 	}
 	var calls []call
-	if out.log != "" {
-		// From Info on every request is two lines of the log.
-		calls = append(calls, putLogger(loggerConfig{LogPath: out.log, Level: "Warning", ShowLevel: true}))
+	if out.console != "" {
+		// It is opened without blocking, so that a guest is never held up where nobody reads.
+		calls = append(calls, putSerial(serialDevice{SerialOutPath: out.console}))
 	}
 	if out.metrics != "" {
 		calls = append(calls, putMetrics(metricsConfig{MetricsPath: out.metrics}))

@@ -67,7 +67,7 @@ func TestCallsAreTheGoldenOnes(t *testing.T) {
 			if refused := capabilities().Refusals(Name, req.Spec); len(refused) != 0 {
 				t.Fatalf("it is refused: %v", refused)
 			}
-			calls, err := translate(req, sinks{log: "/log", metrics: "/metrics"})
+			calls, err := translate(req, sinks{console: "/console.fifo", metrics: "/metrics"})
 			must(t, err)
 			var b strings.Builder
 			for _, cl := range calls {

@@ -3,15 +3,13 @@ package qemu
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/kvm"
 )
 
 // The accelerators.
@@ -24,18 +22,12 @@ const (
 // accelerator decides what runs the guests' code, once.
 type accelerator struct {
 	mode   string
-	probe  func() verdict
-	canary func(context.Context) (verdict, error)
+	probe  func() kvm.Verdict
+	canary func(context.Context) (kvm.Verdict, error)
 	log    *slog.Logger
 
 	turn    chan struct{} // holds one token while somebody decides
-	verdict *verdict      // belongs to whoever has the turn
-}
-
-// verdict says whether KVM works on this host, and how that is known.
-type verdict struct {
-	Usable bool   `json:"usable"`
-	Why    string `json:"why"`
+	verdict *kvm.Verdict  // belongs to whoever has the turn
 }
 
 // choose returns accelKVM or accelTCG. Callers wait for the one that tries KVM; where its ctx ends, the next one tries.
@@ -65,7 +57,7 @@ func (a *accelerator) choose(ctx context.Context) (string, error) {
 	return chosen, err
 }
 
-func (a *accelerator) apply(v verdict) (string, error) {
+func (a *accelerator) apply(v kvm.Verdict) (string, error) {
 	switch {
 	case v.Usable:
 		return accelKVM, nil
@@ -77,7 +69,7 @@ func (a *accelerator) apply(v verdict) (string, error) {
 
 // try goes up the levels at which KVM can fail: the device, its interface, and a guest that comes up. Final is false
 // where the last could not be tried, for want of a kernel that may be there later.
-func (a *accelerator) try(ctx context.Context) (v verdict, final bool, err error) {
+func (a *accelerator) try(ctx context.Context) (v kvm.Verdict, final bool, err error) {
 	if v = a.probe(); !v.Usable {
 		return v, true, nil
 	}
@@ -86,33 +78,9 @@ func (a *accelerator) try(ctx context.Context) (v verdict, final bool, err error
 	case ctx.Err() != nil:
 		return v, false, types.Errorf(types.KindCanceled, "the trial of KVM was cut short: %w", context.Cause(ctx))
 	case err != nil:
-		return verdict{Why: err.Error()}, false, nil
+		return kvm.Verdict{Why: err.Error()}, false, nil
 	}
 	return v, true, nil
-}
-
-// probeKVM checks what can be checked without a guest. It proves little: on some hosts all this works and guests hang.
-func probeKVM() verdict {
-	const kvmGetAPIVersion, wanted = 0xAE00, 12
-	fd, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return verdict{Why: fmt.Sprintf("/dev/kvm cannot be opened: %v", err)}
-	}
-	defer unix.Close(fd)
-	version, err := unix.IoctlRetInt(fd, kvmGetAPIVersion)
-	if err != nil || version != wanted {
-		return verdict{Why: fmt.Sprintf("/dev/kvm has API version %d (%v), and %d is wanted", version, err, wanted)}
-	}
-	return verdict{Usable: true, Why: "/dev/kvm opens"}
-}
-
-// kvmGroup returns the group of /dev/kvm, and whether a process of an ordinary user has to be in it.
-func kvmGroup() (gid uint32, needed bool) {
-	var st unix.Stat_t
-	if err := unix.Stat("/dev/kvm", &st); err != nil {
-		return 0, false
-	}
-	return st.Gid, st.Mode&0o006 != 0o006 && st.Mode&0o060 == 0o060
 }
 
 // hostTSC is the rate of the time stamp counter in kHz, which TCG's guests see too: half of bogomips, in units of 1000

@@ -12,31 +12,32 @@ import (
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/kvm"
 )
 
-func decider(t *testing.T, mode string, canary func(context.Context) (verdict, error)) *accelerator {
+func decider(t *testing.T, mode string, canary func(context.Context) (kvm.Verdict, error)) *accelerator {
 	return &accelerator{
 		mode: mode, turn: make(chan struct{}, 1), canary: canary, log: slog.New(slog.NewTextHandler(testLog{t}, nil)),
-		probe: func() verdict { return verdict{Usable: true} },
+		probe: func() kvm.Verdict { return kvm.Verdict{Usable: true} },
 	}
 }
 
 func TestChoiceOfAccelerator(t *testing.T) {
 	for _, c := range []struct {
 		mode  string
-		v     verdict
+		v     kvm.Verdict
 		err   error
 		want  string
 		fails bool
 	}{
-		{mode: accelTCG, v: verdict{Usable: true}, want: accelTCG},
-		{mode: accelAuto, v: verdict{Usable: true}, want: accelKVM},
-		{mode: accelAuto, v: verdict{Why: "it hangs"}, want: accelTCG},
+		{mode: accelTCG, v: kvm.Verdict{Usable: true}, want: accelTCG},
+		{mode: accelAuto, v: kvm.Verdict{Usable: true}, want: accelKVM},
+		{mode: accelAuto, v: kvm.Verdict{Why: "it hangs"}, want: accelTCG},
 		{mode: accelAuto, err: errors.New("no kernel"), want: accelTCG},
-		{mode: accelKVM, v: verdict{Usable: true}, want: accelKVM},
-		{mode: accelKVM, v: verdict{Why: "it hangs"}, fails: true},
+		{mode: accelKVM, v: kvm.Verdict{Usable: true}, want: accelKVM},
+		{mode: accelKVM, v: kvm.Verdict{Why: "it hangs"}, fails: true},
 	} {
-		a := decider(t, c.mode, func(context.Context) (verdict, error) { return c.v, c.err })
+		a := decider(t, c.mode, func(context.Context) (kvm.Verdict, error) { return c.v, c.err })
 		got, err := a.choose(t.Context())
 		if got != c.want || (err != nil) != c.fails {
 			t.Errorf("%+v: %s, %v", c, got, err)
@@ -49,9 +50,9 @@ func TestChoiceOfAccelerator(t *testing.T) {
 
 func TestKVMIsTriedOnce(t *testing.T) {
 	tries := 0
-	a := decider(t, accelAuto, func(context.Context) (verdict, error) {
+	a := decider(t, accelAuto, func(context.Context) (kvm.Verdict, error) {
 		tries++ // the race detector sees two at once
-		return verdict{Usable: true}, nil
+		return kvm.Verdict{Usable: true}, nil
 	})
 	var all sync.WaitGroup
 	for range 20 {
@@ -70,14 +71,14 @@ func TestKVMIsTriedOnce(t *testing.T) {
 func TestTrialThatIsCutShortDecidesNothing(t *testing.T) {
 	began := make(chan struct{})
 	first := true
-	a := decider(t, accelAuto, func(ctx context.Context) (verdict, error) {
+	a := decider(t, accelAuto, func(ctx context.Context) (kvm.Verdict, error) {
 		if first {
 			first = false
 			close(began)
 			<-ctx.Done()
-			return verdict{Why: "canceled"}, nil
+			return kvm.Verdict{Why: "canceled"}, nil
 		}
-		return verdict{Usable: true}, nil
+		return kvm.Verdict{Usable: true}, nil
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
@@ -122,7 +123,7 @@ func TestTrialGuestThatHangs(t *testing.T) {
 	file, err := os.Open(kernel)
 	must(t, err)
 	defer file.Close()
-	var v verdict
+	var v kvm.Verdict
 	bounded(t, canaryTimeout+time.Second, func() { v = tryKVM(t.Context(), hangs, file) })
 	if v.Usable || !strings.Contains(v.Why, "did not come up within") {
 		t.Errorf("%+v", v)
@@ -154,19 +155,19 @@ func TestVerdictIsKept(t *testing.T) {
 	// Another kernel, another trial.
 	later := time.Now().Add(time.Hour)
 	must(t, os.Chtimes(kernel, later, later))
-	key := func() trialKey {
+	key := func() kvm.Trial {
 		f, err := os.Open(kernel)
 		must(t, err)
 		defer f.Close()
-		k, err := canaryKey(stubPath, f)
+		k, err := kvm.TrialOf(stubPath, f)
 		must(t, err)
 		return k
 	}
-	if _, ok := recall(filepath.Join(dir, canaryFile), key()); ok {
+	if _, ok := kvm.Recall(filepath.Join(dir, canaryFile), key()); ok {
 		t.Error("the verdict on another kernel was believed")
 	}
 	must(t, os.WriteFile(filepath.Join(dir, canaryFile), []byte("{"), 0o600))
-	if _, ok := recall(filepath.Join(dir, canaryFile), key()); ok {
+	if _, ok := kvm.Recall(filepath.Join(dir, canaryFile), key()); ok {
 		t.Error("half a file was believed")
 	}
 	entries, err := os.ReadDir(dir)
@@ -179,7 +180,7 @@ func TestVerdictIsKept(t *testing.T) {
 // TestKVMOfThisHost shows on a host whose KVM is not sound that it isn't taken, and on any other that it is proved.
 func TestKVMOfThisHost(t *testing.T) {
 	r := onQEMU(t)
-	if v := probeKVM(); !v.Usable {
+	if v := kvm.Probe(); !v.Usable {
 		t.Skipf("no KVM: %s", v.Why)
 	}
 	r.config.Accel, r.config.StateDir, r.config.CanaryKernel = accelAuto, r.dir, r.kernel

@@ -5,27 +5,30 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 )
 
-// The sockets in a run directory. QEMU has one client on each: the control monitor and the console are metald's for as
+// What is in a run directory: sockets, and a FIFO for standard error. QEMU has one client on each: the control monitor and the console are metald's for as
 // long as it runs, the statistics monitor is asked now and then.
 const (
 	controlSocket = "qmp.sock"
 	statsSocket   = "stats.sock"
 	consoleSocket = "console.sock"
+	stderrFile    = "stderr" // a FIFO
 )
 
 // newMachine returns a machine that has neither process nor connections yet.
-func newMachine(h types.Handle, spec types.Spec, p private, console io.Writer, ended, stopped func()) *machine {
+func newMachine(h types.Handle, spec types.Spec, p private, screen io.Writer, ended, stopped func()) *machine {
 	m := &machine{
 		handle: h, spec: spec, taps: p.Taps, told: ended, onStop: stopped,
 		exited: make(chan struct{}), released: make(chan struct{}), finished: make(chan struct{}),
 	}
 	if spec.Console.Output != "none" {
-		m.watch.out = console
+		m.watch.Out = screen
 	}
 	return m
 }
@@ -67,7 +70,7 @@ func (b *Backend) Adopt(ctx context.Context, req types.AdoptRequest) (types.Mach
 	if err := m.reattach(ctx, b); err != nil {
 		return nil, m.letGo(ctx, err)
 	}
-	if err := m.words.listen(req.Handle.RunDir, b.cfg.Drainer); err != nil {
+	if err := m.listen(b.cfg.Drainer); err != nil {
 		b.cfg.Log.Warn("what QEMU says of its end will not be known", "vm", req.Handle.VM, "error", err)
 	}
 	m.note("metald was away; what the guest wrote meanwhile was not observed")
@@ -101,9 +104,18 @@ func (m *machine) letGo(ctx context.Context, err error) error {
 	return m.unavailable(ctx, fmt.Errorf("adopt QEMU: %w", err))
 }
 
+// listen reads what QEMU says when something is wrong; it has no other way to say why it refuses to start.
+func (m *machine) listen(drainer *console.Drainer) error {
+	pipe, err := vmmprocess.OpenStderr(filepath.Join(m.handle.RunDir, stderrFile))
+	if err != nil {
+		return err
+	}
+	return m.words.Listen(pipe, drainer)
+}
+
 // note writes a line of metald's own to the console, where that can tell it from the guest's.
 func (m *machine) note(text string) {
-	if n, ok := m.watch.out.(interface{ Note(text string) }); ok && m.console != nil {
+	if n, ok := m.watch.Out.(interface{ Note(text string) }); ok && m.console != nil {
 		n.Note(text)
 	}
 }

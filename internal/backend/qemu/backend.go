@@ -12,6 +12,7 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/kvm"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 )
 
@@ -60,7 +61,7 @@ func New(cfg Config) (*Backend, error) {
 		return nil, fmt.Errorf("QEMU's path %q is not absolute", cfg.Binary)
 	}
 	b := &Backend{cfg: cfg, tscKHz: hostTSC()}
-	b.accel = accelerator{mode: cfg.Accel, turn: make(chan struct{}, 1), probe: probeKVM, canary: b.canary, log: cfg.Log}
+	b.accel = accelerator{mode: cfg.Accel, turn: make(chan struct{}, 1), probe: kvm.Probe, canary: b.canary, log: cfg.Log}
 	return b, nil
 }
 
@@ -113,6 +114,9 @@ func checkHandle(h types.Handle) (private, error) {
 	}
 	return p, nil
 }
+
+// Sweep finds nothing: a QEMU has nothing outside of its run directory.
+func (b *Backend) Sweep(context.Context, []types.Handle) error { return nil }
 
 // Reap kills the QEMU of a handle, if it is still that one, and removes its run directory.
 func (b *Backend) Reap(ctx context.Context, h types.Handle) error {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/kvm"
 )
 
 // oldest is the first QEMU that takes devices as JSON.
@@ -37,7 +38,7 @@ func (b *Backend) Check(ctx context.Context) error {
 	if !regexp.MustCompile(`(?m)^microvm\b`).MatchString(out) {
 		return types.Errorf(types.KindPrecondition, "%s has no machine microvm; it takes a QEMU for x86-64 with it", binary)
 	}
-	if v := probeKVM(); b.accel.mode == accelKVM && !v.Usable {
+	if v := kvm.Probe(); b.accel.mode == accelKVM && !v.Usable {
 		return types.Errorf(types.KindPrecondition, "KVM cannot be used on this host: %s", v.Why)
 	}
 	return nil

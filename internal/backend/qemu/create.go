@@ -13,6 +13,7 @@ import (
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/kvm"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 )
 
@@ -166,7 +167,7 @@ func (l *launch) closeFiles() {
 // start runs QEMU and talks to it until it is known to be as it should. After an error it is dead.
 func (l *launch) start(ctx context.Context) (_ *machine, err error) {
 	m := newMachine(l.handle(), l.req.Spec, l.private, l.req.Console, l.req.Ended, l.req.Stopped)
-	if err := m.words.listen(l.req.RunDir, l.backend.cfg.Drainer); err != nil {
+	if err := m.listen(l.backend.cfg.Drainer); err != nil {
 		return nil, err
 	}
 	m.process, err = l.backend.cfg.Supervisor.Start(ctx, l.command(), func(id types.ProcessIdentity) error {
@@ -174,7 +175,7 @@ func (l *launch) start(ctx context.Context) (_ *machine, err error) {
 		return l.req.Commit(m.handle)
 	})
 	if err != nil {
-		m.words.close()
+		m.words.Close()
 		return nil, startError(ctx, err)
 	}
 	// Once metald's own listeners are closed, the end of QEMU is the end of the connections to it.
@@ -212,7 +213,7 @@ func (l *launch) command() vmmprocess.Command {
 // gid is the group that QEMU runs in: that of /dev/kvm where it needs to be, to open it.
 func (l *launch) gid() uint32 {
 	if l.private.Accel == accelKVM && l.req.UID != 0 {
-		if gid, needed := kvmGroup(); needed {
+		if gid, needed := kvm.Group(); needed {
 			return gid
 		}
 	}
@@ -271,7 +272,7 @@ func (m *machine) abandon(ctx context.Context, err error) error {
 	killCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
 	killErr := m.process.Kill(killCtx)
-	defer m.words.close()
+	defer m.words.Close()
 	if m.control != nil {
 		m.control.close()
 	}
@@ -282,7 +283,7 @@ func (m *machine) abandon(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		err = types.Errorf(types.KindCanceled, "create VM %s: %w", m.handle.VM, err)
 	case died:
-		err = refusal(m.words.text())
+		err = refusal(m.words.Text())
 	default:
 		err = types.Errorf(types.KindUnavailable, "create VM %s: %w", m.handle.VM, err)
 	}

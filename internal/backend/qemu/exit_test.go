@@ -1,8 +1,6 @@
 package qemu
 
 import (
-	"bytes"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -37,72 +35,6 @@ func TestWhyItEnded(t *testing.T) {
 	} {
 		if got := c.ending.exit(); got != c.want {
 			t.Errorf("%+v is %+v, want %+v", c.ending, got, c.want)
-		}
-	}
-}
-
-func TestPanicOnTheConsole(t *testing.T) {
-	const text = "boot\r\n[    1.0] Kernel panic - not syncing: VFS: no root\r\n[    1.1] CPU: 0\r\n"
-	for size := 1; size <= len(text); size++ { // however it is cut
-		var out bytes.Buffer
-		w := consoleWatch{out: &out}
-		for rest := []byte(text); len(rest) > 0; {
-			n := min(size, len(rest))
-			if wrote, err := w.Write(rest[:n]); wrote != n || err != nil {
-				t.Fatal(wrote, err)
-			}
-			rest = rest[n:]
-		}
-		if line, yes := w.panicked(); !yes || line != "Kernel panic - not syncing: VFS: no root" {
-			t.Fatalf("in pieces of %d: %q, %v", size, line, yes)
-		}
-		if out.String() != text {
-			t.Fatalf("in pieces of %d it became %q", size, &out)
-		}
-	}
-}
-
-func TestNoPanicOnTheConsole(t *testing.T) {
-	for name, text := range map[string]string{
-		"nothing":   "",
-		"half":      "Kernel panic - not",
-		"long ago":  "Kernel panic - not syncing: x\n" + strings.Repeat("a guest that lives\n", 2000),
-		"quietness": strings.Repeat("x", 1000),
-	} {
-		w := consoleWatch{}
-		_, _ = w.Write([]byte(text))
-		if line, yes := w.panicked(); yes {
-			t.Errorf("%s: %q", name, line)
-		}
-	}
-	w := consoleWatch{}
-	_, _ = w.Write([]byte("Kernel panic - not syncing: " + strings.Repeat("long", 1000)))
-	if line, yes := w.panicked(); !yes || len(line) != maxPanicLine {
-		t.Errorf("a line of %d bytes", len(line))
-	}
-}
-
-func TestTheEndOfStderrIsKept(t *testing.T) {
-	for size := 1; size < 3*maxStderr; size = size*3 + 1 { // however it is cut
-		var w tailWriter
-		if got := w.String(); got != "" {
-			t.Errorf("of nothing: %q", got)
-		}
-		for _, text := range []string{"qemu: one\nqemu: two\n", strings.Repeat("\xff", 5000) + "\nend\n"} {
-			for rest := text; rest != ""; {
-				n, err := w.Write([]byte(rest[:min(size, len(rest))]))
-				if err != nil {
-					t.Fatal(err)
-				}
-				rest = rest[n:]
-			}
-			got, want := w.String(), "qemu: one; qemu: two"
-			if len(text) > maxStderr {
-				want = "; end"
-			}
-			if len(got) > maxStderr || !strings.HasSuffix(got, want) {
-				t.Errorf("%d bytes: %.40q, want %q", len(got), got, want)
-			}
 		}
 	}
 }

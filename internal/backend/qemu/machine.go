@@ -34,8 +34,8 @@ type machine struct {
 	process *vmmprocess.Process
 	control *client
 	console *console.Source // nil without a console
-	watch   consoleWatch
-	words   lastWords
+	watch   console.Watch
+	words   console.LastWords
 	stats   stats
 
 	exited   chan struct{}
@@ -90,11 +90,11 @@ func (m *machine) drain() {
 
 // settle puts together how QEMU ended.
 func (m *machine) settle() {
-	words := m.words.text()
+	words := m.words.Text()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := ending{shutdown: m.shutdown, panicked: m.panicked, forced: m.forced, broken: m.broken, stderr: words}
-	if line, yes := m.watch.panicked(); yes {
+	if line, yes := m.watch.Panicked(); yes {
 		e.panicked, e.panicLine = true, line
 	}
 	e.status, e.known = m.process.Status()
@@ -377,7 +377,7 @@ func (m *machine) Release() {
 		if m.console != nil {
 			m.console.Close()
 		}
-		m.words.close()
+		m.words.Close()
 		m.stats.close()
 	})
 	<-m.finished

@@ -5,13 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
-	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
@@ -28,10 +23,10 @@ const statsIdle = time.Second
 func (m *machine) Usage(ctx context.Context) (types.Usage, error) {
 	u := types.Usage{At: time.Now(), Networks: m.networkUsage()}
 	pid := m.handle.Process.PID
-	if cpu, err := cpuTime(pid); err == nil {
+	if cpu, err := vmmprocess.CPUTime(pid); err == nil {
 		u.CPUTime = &cpu
 	}
-	if resident, err := residentMemory(pid); err == nil {
+	if resident, err := vmmprocess.ResidentMemory(pid); err == nil {
 		u.MemoryBytes = &resident
 	}
 	if disks, err := m.stats.disks(ctx, m.handle.RunDir, m.spec.Disks); err == nil {
@@ -43,31 +38,6 @@ func (m *machine) Usage(ctx context.Context) (types.Usage, error) {
 	default:
 		return u, nil
 	}
-}
-
-// cpuTime reads the CPU clock of a process: of all its threads, those that ended too, in nanoseconds. The number of
-// the clock is made of the pid (clock_getcpuclockid(3)).
-func cpuTime(pid int) (time.Duration, error) {
-	const schedClock = 2
-	var ts unix.Timespec
-	if err := unix.ClockGettime(int32(^pid<<3|schedClock), &ts); err != nil {
-		return 0, os.NewSyscallError("clock_gettime", err)
-	}
-	return time.Duration(ts.Nano()), nil
-}
-
-// residentMemory reads the second field of /proc/<pid>/statm, in pages.
-func residentMemory(pid int) (int64, error) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/statm")
-	if err != nil {
-		return 0, err
-	}
-	fields := strings.Fields(string(b))
-	if len(fields) < 2 {
-		return 0, fmt.Errorf("statm of process %d: %q", pid, b)
-	}
-	pages, err := strconv.ParseInt(fields[1], 10, 64)
-	return pages * int64(os.Getpagesize()), err
 }
 
 // networkUsage is what went through the taps since this QEMU began. A tap whose counters fell was made anew, and is

@@ -41,6 +41,11 @@ type Backend interface {
 	// Reap ends the process of a handle, if it is still that process, and removes what it left. Repeatable.
 	// It is for machines that cannot be adopted or were never finished.
 	Reap(ctx context.Context, h Handle) error
+
+	// Sweep removes what machines of an earlier metald left outside of their run directories, but for those whose
+	// handles are given: an earlier metald may have died before it had committed one. It is called before any Create,
+	// and what cannot be removed holds up nothing else.
+	Sweep(ctx context.Context, keep []Handle) error
 }
 
 // CreateRequest is what a backend needs to start one incarnation of a VM.
@@ -135,6 +140,8 @@ type ProcessIdentity struct {
 	BootID     string `json:"bootId"`     // /proc/sys/kernel/random/boot_id
 	ExeDevice  uint64 `json:"exeDevice"`  // device and inode of the VMM's executable
 	ExeInode   uint64 `json:"exeInode"`
+	ViaDevice  uint64 `json:"viaDevice,omitempty"` // of what becomes the VMM on its way there, a jailer; 0 for none
+	ViaInode   uint64 `json:"viaInode,omitempty"`
 }
 
 // Exit says how a VMM ended.

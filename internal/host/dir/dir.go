@@ -3,6 +3,7 @@
 package dir
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"io/fs"
@@ -16,8 +17,11 @@ const trashPrefix = ".trash-"
 
 // Remove renames path to a dot-name beside it and then removes it with all that it holds. It does not follow
 // links, and a path that is not there is no error. A directory that something is mounted in stays as it is,
-// and the error wraps ErrMounted.
-func Remove(path string) error {
+// and the error wraps ErrMounted. However deep the tree, it takes a handful of descriptors.
+func Remove(path string) error { return RemoveContext(context.Background(), path) }
+
+// RemoveContext is a Remove that stops where ctx ends, and returns its error. SweepTrash finishes it.
+func RemoveContext(ctx context.Context, path string) error {
 	path = filepath.Clean(path)
 	if err := findMount(path); err != nil {
 		return err
@@ -29,11 +33,14 @@ func Remove(path string) error {
 		}
 		return err
 	}
-	return os.RemoveAll(trash)
+	return removeTree(ctx, trash)
 }
 
 // SweepTrash removes what a Remove that was cut short left below parent.
-func SweepTrash(parent string) error {
+func SweepTrash(parent string) error { return SweepTrashContext(context.Background(), parent) }
+
+// SweepTrashContext is a SweepTrash that stops where ctx ends, and returns its error.
+func SweepTrashContext(ctx context.Context, parent string) error {
 	entries, err := os.ReadDir(parent)
 	if err != nil {
 		return err
@@ -47,7 +54,7 @@ func SweepTrash(parent string) error {
 			err = errors.Join(err, merr)
 			continue
 		}
-		err = errors.Join(err, os.RemoveAll(path))
+		err = errors.Join(err, removeTree(ctx, path))
 	}
 	return err
 }

@@ -32,7 +32,7 @@ func Clone(ctx context.Context, src File, dst string, uid, gid int) (err error) 
 			err = errors.Join(err, os.Remove(dst))
 		}
 	}()
-	if err := fill(ctx, in, out); err != nil {
+	if err := Fill(ctx, in, out); err != nil {
 		return fmt.Errorf("copy disk: %w", bare(err))
 	}
 	if err := out.Chown(uid, gid); err != nil {
@@ -47,8 +47,9 @@ func Clone(ctx context.Context, src File, dst string, uid, gid int) (err error) 
 	return nil
 }
 
-// fill makes out a copy of in, of one moment of it.
-func fill(ctx context.Context, in, out *os.File) error {
+// Fill makes the empty file out a copy of in, of one moment of it: ErrChanged where in was written to meanwhile. It
+// shares the blocks where the filesystem can (reflink), and leaves holes holes elsewhere. It makes nothing durable.
+func Fill(ctx context.Context, in, out *os.File) error {
 	var before, after unix.Stat_t
 	if err := unix.Fstat(int(in.Fd()), &before); err != nil {
 		return err

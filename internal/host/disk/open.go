@@ -26,10 +26,51 @@ func (f File) Open() (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w (%w)", ErrChanged, err)
 	}
-	if now.Device != f.Device || now.Inode != f.Inode || now.Born != f.Born {
+	if !now.Same(f) {
 		return nil, ErrChanged
 	}
-	// By the descriptor that was examined: the path may lead elsewhere by now.
+	return reopen(fd, f.Path)
+}
+
+// Same tells whether both are the same file, whatever their paths.
+func (f File) Same(other File) bool {
+	return f.Device == other.Device && f.Inode == other.Inode && f.Born == other.Born
+}
+
+// Pinned is a regular file that is held but not open: whatever is put at its path, it stays this one.
+type Pinned struct {
+	File
+	held *os.File // O_PATH
+}
+
+// Pin finds the regular file at an absolute path with no symbolic link in it. Errors: os.ErrNotExist; unix.ELOOP for a
+// link. The kind is not known.
+func Pin(path string) (*Pinned, error) {
+	fd, err := openPath(unix.AT_FDCWD, path, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	file, err := examine(fd, path)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), unix.Close(fd))
+	}
+	return &Pinned{file, os.NewFile(uintptr(fd), path)}, nil
+}
+
+// Fd is an O_PATH descriptor of the file, until Close.
+func (p *Pinned) Fd() int { return int(p.held.Fd()) }
+
+// Name is a path that leads to the file whatever was put at its own, until Close, and in this process alone.
+func (p *Pinned) Name() string { return fmt.Sprintf("/proc/self/fd/%d", p.Fd()) }
+
+// Reopen opens the file for reading; ErrUnreadable where metald may not.
+func (p *Pinned) Reopen() (*os.File, error) { return reopen(p.Fd(), p.Path) }
+
+// Close lets go of the file.
+func (p *Pinned) Close() error { return p.held.Close() }
+
+// reopen opens what fd names: its path may lead elsewhere by now.
+func reopen(fd int, path string) (*os.File, error) {
 	opened, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.EACCES):
@@ -37,7 +78,7 @@ func (f File) Open() (*os.File, error) {
 	case err != nil:
 		return nil, fmt.Errorf("the file cannot be opened: %w", err)
 	}
-	return os.NewFile(uintptr(opened), f.Path), nil
+	return os.NewFile(uintptr(opened), path), nil
 }
 
 // openPath finds path from dir without following any link. The descriptor names what is there and does not open

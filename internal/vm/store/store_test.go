@@ -268,7 +268,7 @@ func fullRecord() store.Record {
 		Volumes:     []store.Volume{{Disk: 1, Device: 1<<63 + 1, Inode: 1<<63 + 3, Born: 1<<62 + 1, ReadOnly: true}},
 		Incarnation: 9,
 		Handle: &types.Handle{Version: 1, Backend: "qemu", VM: "vm-full", Incarnation: 9,
-			Process: types.ProcessIdentity{PID: 1234, StartTicks: 1<<63 + 5, BootID: "b", ExeDevice: 1, ExeInode: 2},
+			Process: types.ProcessIdentity{PID: 1234, StartTicks: 1<<63 + 5, BootID: "b", ExeDevice: 1, ExeInode: 2, ViaDevice: 5, ViaInode: 6},
 			RunDir:  "/run/vm-full.9", VMM: "QEMU", VMMVersion: "7.2", Private: json.RawMessage(`{"n":1.50}`)},
 		VMM: "QEMU", VMMVersion: "7.2",
 		CreatedAt: at, ModifiedAt: at.Add(1), BootedAt: at.Add(2),

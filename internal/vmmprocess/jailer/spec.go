@@ -3,14 +3,13 @@ package jailer
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"strings"
 )
 
 // Spec is one jail.
 type Spec struct {
-	// ID names the jail and its cgroup. A jail's files outlive it, and the jailer does not start in one that was used:
+	// ID names the jail. A jail's files outlive it, and the jailer does not start in one that was used:
 	// an id that was used is used again only when everything of it is gone.
 	ID string
 
@@ -24,17 +23,13 @@ type Spec struct {
 	// ChrootBase is the directory that holds the jails. It exists, and has no symbolic links in its path.
 	ChrootBase string
 
-	// NetNS is the path of the network namespace to run in; "" is the host's.
-	NetNS string
-
 	// CgroupVersion is the host's, 1 or 2. The jailer would take 1 if it were not told.
 	CgroupVersion int
 
-	// ParentCgroup is relative to the root of the hierarchy; "" lets the jailer take the name of ExecFile.
+	// ParentCgroup is the cgroup that the process is in already, relative to the root of the hierarchy. A jailer that is
+	// given no limits makes no cgroup; on version 2 it moves itself into this one where it exists, which it would also do
+	// with one of the name of ExecFile if it were not told.
 	ParentCgroup string
-
-	// Cgroup are files of the jail's cgroup with what to write into them. Without any the jailer makes no cgroup.
-	Cgroup []Setting
 
 	// MaxFileSize is the largest file in bytes that the VMM may write (fsize); 0 for no limit. It holds for disks, too:
 	// a write beyond it ends the VMM.
@@ -43,16 +38,9 @@ type Spec struct {
 	// MaxOpenFiles is how many files the VMM may have open (no-file); 0 for the jailer's default of 2048.
 	MaxOpenFiles uint64
 
-	// NewPIDNamespace makes the VMM process 1 of a PID namespace. The jailer then ends at once with status 0, and the
-	// VMM is its orphan.
-	NewPIDNamespace bool
-
 	// Args are for the VMM. The jailer adds --id and the start times.
 	Args []string
 }
-
-// Setting is a file of a cgroup, such as memory.max, and its value.
-type Setting struct{ File, Value string }
 
 // Argv returns the arguments of the jailer, without its own name. An error says what cannot be jailed, and why.
 func (s Spec) Argv() ([]string, error) {
@@ -70,16 +58,7 @@ func (s Spec) Argv() ([]string, error) {
 	if s.ParentCgroup != "" {
 		argv = append(argv, "--parent-cgroup", s.ParentCgroup)
 	}
-	for _, c := range s.Cgroup {
-		argv = append(argv, "--cgroup", c.File+"="+c.Value)
-	}
 	argv = append(argv, s.limits()...)
-	if s.NetNS != "" {
-		argv = append(argv, "--netns", s.NetNS)
-	}
-	if s.NewPIDNamespace {
-		argv = append(argv, "--new-pid-ns")
-	}
 	if len(s.Args) > 0 {
 		argv = append(append(argv, "--"), s.Args...)
 	}
@@ -98,21 +77,6 @@ func (s Spec) limits() []string {
 	return argv
 }
 
-// CgroupDir is where the jail's cgroup is below the root of each hierarchy; "" if the jailer makes none.
-func (s Spec) CgroupDir() (string, error) {
-	if err := s.check(); err != nil {
-		return "", fmt.Errorf("cgroup of jail %q: %w", s.ID, err)
-	}
-	if len(s.Cgroup) == 0 {
-		return "", nil
-	}
-	parent := s.ParentCgroup
-	if parent == "" {
-		parent = filepath.Base(s.ExecFile)
-	}
-	return filepath.Join(parent, s.ID), nil
-}
-
 func (s Spec) check() error {
 	if err := checkPlace(s.ChrootBase, s.ExecFile, s.ID); err != nil {
 		return err
@@ -122,11 +86,6 @@ func (s Spec) check() error {
 	}
 	if s.UID == ^uint32(0) || s.GID == ^uint32(0) {
 		return errors.New("uid or gid 4294967295: to the kernel it means no id")
-	}
-	if s.NetNS != "" {
-		if err := checkPath(s.NetNS); err != nil {
-			return fmt.Errorf("network namespace: %w", err)
-		}
 	}
 	if err := s.checkCgroup(); err != nil {
 		return err

@@ -20,18 +20,14 @@ func plain() Spec {
 
 func everything() Spec {
 	s := plain()
-	s.NetNS, s.NewPIDNamespace = "/run/netns/metald-web-1", true
 	s.CgroupVersion, s.ParentCgroup = 1, "metald/vms"
-	s.Cgroup = []Setting{{"memory.limit_in_bytes", "201326592"}, {"cpu.cfs_quota_us", "50000"}, {"cpuset.cpus", "0-1,3"}}
 	s.MaxFileSize, s.MaxOpenFiles = 1<<40, 4096
 	s.Args = []string{"--api-sock", "/run/firecracker.socket", "--level", "Warn"}
 	return s
 }
 
 func TestArgumentsAreTheGoldenOnes(t *testing.T) {
-	second := plain()
-	second.Cgroup = []Setting{{"memory.max", "201326592"}, {"cpu.max", "50000 100000"}}
-	for name, s := range map[string]Spec{"plain": plain(), "everything": everything(), "cgroup2": second} {
+	for name, s := range map[string]Spec{"plain": plain(), "everything": everything()} {
 		argv, err := s.Argv()
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -55,9 +51,6 @@ func TestArgumentsAreTheGoldenOnes(t *testing.T) {
 }
 
 func TestRefusalsSayWhatIsWrong(t *testing.T) {
-	setting := func(file, value string) func(*Spec) {
-		return func(s *Spec) { s.Cgroup = []Setting{{file, value}} }
-	}
 	for name, tt := range map[string]struct {
 		change func(*Spec)
 		says   string
@@ -81,24 +74,16 @@ func TestRefusalsSayWhatIsWrong(t *testing.T) {
 		"exec named as kernel":  {func(s *Spec) { s.ExecFile = "/opt/kernel" }, `"kernel" is one that metald`},
 		"exec named as dev":     {func(s *Spec) { s.ExecFile = "/opt/dev" }, `"dev" is one that metald`},
 		"exec's name is long":   {func(s *Spec) { s.ExecFile = "/" + strings.Repeat("x", 252) }, "longer than 255 bytes"},
-		"relative netns":        {func(s *Spec) { s.NetNS = "web" }, "network namespace:"},
 		"no cgroup version":     {func(s *Spec) { s.CgroupVersion = 0 }, "there are 1 and 2"},
 		"cgroup version 3":      {func(s *Spec) { s.CgroupVersion = 3 }, "cgroup version 3"},
 		"absolute parent":       {func(s *Spec) { s.ParentCgroup = "/metald" }, "relative to the root of the hierarchy"},
 		"parent above":          {func(s *Spec) { s.ParentCgroup = "a/../../b" }, `".." is not the name of a cgroup`},
 		"parent with a hole":    {func(s *Spec) { s.ParentCgroup = "a//b" }, `"" is not the name`},
 		"parent is an option":   {func(s *Spec) { s.ParentCgroup = "--node" }, "read as an option"},
-		"io.max":                {setting("io.max", "8:0 rbps=1048576"), "equals sign"},
-		"no value":              {setting("memory.max", ""), "is no value"},
-		"two lines":             {setting("memory.max", "1\n2"), "is no value"},
-		"no controller":         {setting("max", "1"), "controller.property"},
-		"file elsewhere":        {setting("../memory.max", "1"), "controller.property"},
-		"file with an equals":   {setting("memory.max=1", "1"), "controller.property"},
-		"setting twice":         {func(s *Spec) { s.Cgroup = []Setting{{"a.b", "1"}, {"a.b", "2"}} }, "given twice"},
 		"id for the VMM":        {func(s *Spec) { s.Args = []string{"--id", "x"} }, "given by the jailer"},
 		"more behind":           {func(s *Spec) { s.Args = []string{"--", "x"} }, "nothing behind it"},
 		"zero byte in argument": {func(s *Spec) { s.Args = []string{"a\x00b"} }, "zero byte"},
-		"zero byte in path":     {func(s *Spec) { s.NetNS = "/run/\x00" }, "zero byte"},
+		"zero byte in path":     {func(s *Spec) { s.ChrootBase = "/run/\x00" }, "zero byte"},
 	} {
 		s := plain()
 		tt.change(&s)
@@ -107,19 +92,6 @@ func TestRefusalsSayWhatIsWrong(t *testing.T) {
 			t.Errorf("%s is accepted: %q", name, argv)
 		} else if !strings.Contains(err.Error(), tt.says) {
 			t.Errorf("%s: %q doesn't say %q", name, err, tt.says)
-		}
-		if _, err := s.CgroupDir(); err == nil {
-			t.Errorf("%s has a cgroup", name)
-		}
-	}
-}
-
-func TestTheJailsCgroup(t *testing.T) {
-	limited := plain()
-	limited.Cgroup = []Setting{{"memory.max", "1"}}
-	for want, s := range map[string]Spec{"": plain(), "metald/vms/web-1": everything(), "firecracker/web-1": limited} {
-		if got, err := s.CgroupDir(); got != want || err != nil {
-			t.Errorf("cgroup %q, %v; want %q", got, err, want)
 		}
 	}
 }

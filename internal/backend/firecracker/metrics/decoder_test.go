@@ -39,7 +39,7 @@ func TestDeltasAddUpPerDevice(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if gaps := d.TakeGaps(); gaps != nil || d.InGap() {
+	if gaps := d.AppendGaps(nil); gaps != nil || d.InGap() {
 		t.Errorf("gaps %v in a whole stream", gaps)
 	}
 }
@@ -122,7 +122,7 @@ func TestALineCountsAsAWholeOrNotAtAll(t *testing.T) {
 			t.Errorf("%s: unread %+v", name, got.Unread)
 		}
 		want := []Gap{{After: time.UnixMilli(1), Before: time.UnixMilli(9), Unread: got.Unread.Pieces}}
-		if diff := cmp.Diff(want, d.TakeGaps()); diff != "" {
+		if diff := cmp.Diff(want, d.AppendGaps(nil)); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
 	}
@@ -168,7 +168,7 @@ func TestAGluedLineIsSplitWhereTheNextOneBegins(t *testing.T) {
 	}
 	d = decoder(t, onlyA())
 	d.Feed([]byte(strings.TrimSuffix(one, "\n") + two)) // only the end of the line was lost
-	if got := d.Totals(); got.Drives["a"].ReadBytes != 11 || got.Unread.Pieces != 0 || d.TakeGaps() != nil {
+	if got := d.Totals(); got.Drives["a"].ReadBytes != 11 || got.Unread.Pieces != 0 || d.AppendGaps(nil) != nil {
 		t.Errorf("two whole ones: %+v, unread %+v", got.Drives["a"], got.Unread)
 	}
 }
@@ -180,7 +180,7 @@ func TestFlushesThatFirecrackerMissedAreAGap(t *testing.T) {
 	f.missed = 3
 	d.Feed([]byte(f.text()))
 	want := []Gap{{After: time.UnixMilli(1), Before: time.UnixMilli(4), Missed: 3}}
-	if diff := cmp.Diff(want, d.TakeGaps()); diff != "" {
+	if diff := cmp.Diff(want, d.AppendGaps(nil)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -202,7 +202,7 @@ func TestTheEndOfTheStream(t *testing.T) {
 		d := decoder(t, onlyA())
 		d.Feed([]byte(tt.stream))
 		d.End()
-		gaps := d.TakeGaps()
+		gaps := d.AppendGaps(nil)
 		if d.Totals().Drives["a"].ReadBytes != tt.read || len(gaps) > 0 != tt.gap || d.InGap() {
 			t.Errorf("%s: %+v, gaps %v", name, d.Totals().Drives, gaps)
 		}
@@ -217,7 +217,7 @@ func TestGapsAreBoundedAndCoverWhatIsMissing(t *testing.T) {
 	for i := range int64(3 * maxGaps) {
 		d.Feed([]byte("garbage\n" + drive(i+1, Drive{}).text()))
 	}
-	gaps := d.TakeGaps()
+	gaps := d.AppendGaps(nil)
 	if len(gaps) != maxGaps {
 		t.Fatalf("%d gaps are kept, want %d", len(gaps), maxGaps)
 	}
@@ -324,7 +324,7 @@ func TestAMetaldThatCrashedLeavesAGap(t *testing.T) {
 		t.Errorf("read %d bytes, want 3", got)
 	}
 	want := []Gap{{After: time.UnixMilli(1), Before: time.UnixMilli(7), Unread: 1, Told: 1}}
-	if diff := cmp.Diff(want, again.TakeGaps()); diff != "" {
+	if diff := cmp.Diff(want, again.AppendGaps(nil)); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -2,8 +2,8 @@ package metrics
 
 import "time"
 
-// maxGaps is how many gaps are kept for TakeGaps. Beyond it the last one is widened, so that nothing that is missing
-// is called measured.
+// maxGaps is how many gaps are kept. Beyond it the two oldest become one that covers both and what lies between, so
+// that nothing that is missing is called measured.
 const maxGaps = 64
 
 // Gap is an interval of which something is known to be missing from the totals.
@@ -24,12 +24,8 @@ func (g Gap) empty() bool { return g.Unread == 0 && g.Missed == 0 && g.Told == 0
 // read and never fed, or the VMM was killed before its last flush.
 func (d *Decoder) Lost() { d.open.Told++ }
 
-// TakeGaps returns the gaps that ended since it was called last.
-func (d *Decoder) TakeGaps() []Gap {
-	gaps := d.gaps
-	d.gaps = nil
-	return gaps
-}
+// AppendGaps appends the gaps that ended, the oldest first.
+func (d *Decoder) AppendGaps(to []Gap) []Gap { return append(to, d.gaps...) }
 
 // InGap says whether something is missing since the last good line.
 func (d *Decoder) InGap() bool { return !d.open.empty() }
@@ -56,11 +52,17 @@ func (d *Decoder) closeGap(before time.Time) {
 	g := d.open
 	g.After, g.Before = d.at, before
 	d.open = Gap{}
-	if len(d.gaps) < maxGaps {
-		d.gaps = append(d.gaps, g)
-		return
+	if len(d.gaps) == maxGaps {
+		d.gaps[1] = d.gaps[0].with(d.gaps[1])
+		d.gaps = append(d.gaps[:0], d.gaps[1:]...)
 	}
-	last := &d.gaps[maxGaps-1]
-	last.Before = g.Before
-	last.Unread, last.Missed, last.Told = last.Unread+g.Unread, last.Missed+g.Missed, last.Told+g.Told
+	d.gaps = append(d.gaps, g)
+}
+
+// with is one gap for g and a later one.
+func (g Gap) with(later Gap) Gap {
+	return Gap{
+		After: g.After, Before: later.Before,
+		Unread: g.Unread + later.Unread, Missed: g.Missed + later.Missed, Told: g.Told + later.Told,
+	}
 }

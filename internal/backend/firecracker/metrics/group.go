@@ -5,6 +5,7 @@ type group struct {
 	key    string
 	device bool // every field must be in every line that has the object: it is what is billed
 	fields []field
+	names  []string // of the fields, with the key
 	total  []uint64
 	known  uint64 // bit i: total[i] was reported at least once
 
@@ -14,8 +15,12 @@ type group struct {
 }
 
 func newGroup(key string, device bool, list []field) *group {
+	names := make([]string, 0, len(list))
+	for _, f := range list {
+		names = append(names, key+"."+f.name)
+	}
 	return &group{
-		key: key, device: device, fields: list,
+		key: key, device: device, fields: list, names: names,
 		total: make([]uint64, len(list)), value: make([]uint64, len(list)),
 	}
 }

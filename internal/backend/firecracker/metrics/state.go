@@ -16,8 +16,8 @@ type State struct {
 	Counters map[string]map[string]uint64 `json:"counters"` // by the objects and names of Firecracker's lines
 	Unread   Unread                       `json:"unread"`
 	Unknown  uint64                       `json:"unknown,omitempty"`
-	Gaps     []Gap                        `json:"gaps,omitempty"` // not taken yet
-	Open     Gap                          `json:"open"`           // not ended yet
+	Gaps     []Gap                        `json:"gaps,omitempty"`
+	Open     Gap                          `json:"open"` // not ended yet
 	Pending  []byte                       `json:"pending,omitempty"`
 	Skipped  int                          `json:"skipped,omitempty"` // bytes of an overlong line whose end did not come
 }

@@ -37,31 +37,41 @@ type Network struct {
 
 // Totals returns a copy.
 func (d *Decoder) Totals() Totals {
-	t := Totals{
-		At: d.at, Lines: d.lines, Unread: d.unread, Unknown: d.others,
-		Drives: map[string]Drive{}, Networks: map[string]Network{}, VMM: map[string]uint64{},
-	}
+	var t Totals
+	d.ReadTotals(&t)
+	return t
+}
+
+// ReadTotals is Totals into t, whose maps are used again.
+func (d *Decoder) ReadTotals(t *Totals) {
+	t.At, t.Lines, t.Unread, t.Unknown = d.at, d.lines, d.unread, d.others
+	t.Drives, t.Networks, t.VMM = emptied(t.Drives), emptied(t.Networks), emptied(t.VMM)
 	for _, g := range d.groups {
-		switch {
+		switch n := g.total; {
 		case !g.device:
 			g.spread(t.VMM)
 		case g.known == 0:
 		case strings.HasPrefix(g.key, drivePrefix):
-			n := g.total
 			t.Drives[strings.TrimPrefix(g.key, drivePrefix)] = Drive{n[0], n[1], n[2], n[3], n[4], n[5], n[6]}
 		default:
-			n := g.total
 			t.Networks[strings.TrimPrefix(g.key, networkPrefix)] = Network{n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7]}
 		}
 	}
-	return t
+}
+
+func emptied[V any](m map[string]V) map[string]V {
+	if m == nil {
+		return map[string]V{}
+	}
+	clear(m)
+	return m
 }
 
 // spread adds what is known to a flat map.
 func (g *group) spread(to map[string]uint64) {
-	for i, f := range g.fields {
+	for i := range g.fields {
 		if g.known&(1<<i) != 0 {
-			to[g.key+"."+f.name] = g.total[i]
+			to[g.names[i]] = g.total[i]
 		}
 	}
 }

@@ -1,0 +1,164 @@
+package firecracker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
+)
+
+// vmmName is what backend_info calls it.
+const vmmName = "Firecracker"
+
+// handleVersion is the form of the handles that this metald writes, and the only one that it reads.
+const handleVersion = 1
+
+// Config is what a Backend needs. Supervisor, Drainer and Log are required.
+type Config struct {
+	Binary       string      // absolute path of firecracker; "" looks on PATH each time one is needed
+	Jail         *JailConfig // nil runs Firecracker without its jailer, as the VM's user
+	StateDir     string      // where the verdict about KVM is kept; "" keeps it in memory only
+	CanaryKernel string      // kernel of the trial boot that proves KVM; where there is none, nothing is proven
+
+	Supervisor *vmmprocess.Supervisor
+	Drainer    *console.Drainer
+	Log        *slog.Logger
+}
+
+// JailConfig says how VMMs are jailed.
+type JailConfig struct {
+	Binary string // absolute path of jailer; "" looks on PATH
+	Dir    string // absolute path of the directory that holds the jails; of one metald
+
+	NetNamespace bool // each VMM has an empty network namespace of its own
+	PIDNamespace bool // and is the first process of a PID namespace
+
+	MemoryBytes  int64  // most memory that a VM's cgroup may have, the VMM's headroom included; 0: what each VM needs
+	CPUPercent   int    // most CPU time of a VM in percent of one CPU; 0: no limit
+	MaxOpenFiles uint64 // of one VMM
+	IOBytes      int64  // most bytes per second that a VM may read, and write, on each of its disks' devices; 0: no limit
+}
+
+// Backend makes Firecracker machines. It is safe for concurrent use.
+type Backend struct {
+	cfg      Config
+	programs programs
+	kernels  kernels
+	cage     cage
+}
+
+var _ types.Backend = (*Backend)(nil)
+
+// New returns a Backend. It touches nothing of the host.
+func New(cfg Config) (*Backend, error) {
+	paths := map[string]string{"firecracker": cfg.Binary}
+	if cfg.Jail != nil {
+		paths["jailer"] = cfg.Jail.Binary
+		if !filepath.IsAbs(cfg.Jail.Dir) {
+			return nil, fmt.Errorf("the directory of the jails %q is not absolute", cfg.Jail.Dir)
+		}
+	}
+	for name, path := range paths {
+		if path != "" && !filepath.IsAbs(path) {
+			return nil, fmt.Errorf("the path of %s %q is not absolute", name, path)
+		}
+	}
+	return &Backend{cfg: cfg}, nil
+}
+
+// Name returns "firecracker".
+func (b *Backend) Name() string { return Name }
+
+// Capabilities says what Firecracker can do; interfaces need the host's network namespace, where the taps are.
+func (b *Backend) Capabilities() types.Capabilities {
+	c := capabilities()
+	if b.cfg.Jail != nil && b.cfg.Jail.NetNamespace {
+		c.Fields[types.FieldNetwork] = types.Support{
+			Note: "each VMM has a network namespace of its own, where the host's tap devices are not; UNKEY_METALD_JAILER_NETNS=false lets VMs have interfaces",
+		}
+	}
+	return c
+}
+
+// vmm returns the firecracker and, where VMMs are jailed, the jailer to use.
+func (b *Backend) vmm(ctx context.Context) (firecracker, jailer binary, err error) {
+	firecracker, err = b.programs.find(ctx, b.cfg.Binary, "firecracker", firecrackerSays)
+	if err != nil || b.cfg.Jail == nil {
+		return firecracker, binary{}, err
+	}
+	jailer, err = b.programs.find(ctx, b.cfg.Jail.Binary, "jailer", jailerSays)
+	if err == nil && jailer.Version != firecracker.Version {
+		err = types.Errorf(types.KindPrecondition, "%s is of version %s and %s of version %s; both must be of one release",
+			jailer.Path, jailer.Version, firecracker.Path, firecracker.Version)
+	}
+	return firecracker, jailer, err
+}
+
+// private is this backend's part of a handle.
+type private struct {
+	UID  uint32                        `json:"uid"`
+	GID  uint32                        `json:"gid"`
+	Jail *jailed                       `json:"jail,omitempty"` // nil for a VMM that runs in its run directory
+	Lent []jail.Loan                   `json:"lent,omitempty"` // files that were given to the VM's user
+	Taps map[string]types.NetworkUsage `json:"taps,omitempty"` // their counters when this Firecracker began, by interface
+}
+
+// jailed is what finds a jail again, whatever the configuration says by then.
+type jailed struct {
+	Base   string `json:"base"`
+	Exec   string `json:"exec"` // the name of the executable, by which the jailer names jails
+	ID     string `json:"id"`
+	Cgroup string `json:"cgroup"` // the parent's name
+}
+
+func (p private) encode() json.RawMessage {
+	b, err := json.Marshal(p)
+	if err != nil {
+		panic(err) // strings and numbers
+	}
+	return b
+}
+
+func checkHandle(h types.Handle) (private, error) {
+	var p private
+	if h.Backend != Name || h.Version != handleVersion {
+		return p, fmt.Errorf("a handle of backend %q, version %d, is not one of %s, version %d", h.Backend, h.Version, Name, handleVersion)
+	}
+	if !filepath.IsAbs(h.RunDir) {
+		return p, fmt.Errorf("handle with the run directory %q", h.RunDir)
+	}
+	if err := json.Unmarshal(h.Private, &p); err != nil {
+		return p, fmt.Errorf("handle of VM %s: %w", h.VM, err)
+	}
+	return p, nil
+}
+
+// Reap kills the Firecracker of a handle, if it is still that one, and removes everything of it.
+func (b *Backend) Reap(ctx context.Context, h types.Handle) error {
+	p, err := checkHandle(h)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+	defer cancel()
+	process, err := b.cfg.Supervisor.Adopt(h.Process)
+	switch {
+	case errors.Is(err, types.ErrGone):
+	case err != nil:
+		return fmt.Errorf("reap Firecracker of VM %s: %w", h.VM, err)
+	default:
+		defer process.Release()
+		if err := process.Kill(ctx); err != nil {
+			return fmt.Errorf("reap Firecracker of VM %s: %w", h.VM, err)
+		}
+	}
+	home := home{runDir: h.RunDir, private: p}
+	return home.remove(ctx)
+}

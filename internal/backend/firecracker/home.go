@@ -1,0 +1,105 @@
+package firecracker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/cgroup"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess/jailer"
+)
+
+// What is in a run directory. It is metald's alone: what the VMM can write to is below its root.
+const (
+	rootName   = "root"   // of a VMM without a jail
+	stderrName = "stderr" // a FIFO, for standard output and error
+)
+
+// home is everything that one Firecracker has on the host but its process.
+type home struct {
+	runDir  string
+	private private
+}
+
+// root is the directory that is the VMM's root, or that it starts in where it has no jail.
+func (h home) root() (string, error) {
+	j := h.private.Jail
+	if j == nil {
+		return filepath.Join(h.runDir, rootName), nil
+	}
+	l, err := jailer.LayoutOf(j.Base, "/"+j.Exec, j.ID)
+	return l.Root, err
+}
+
+// inside is the path by which the VMM finds what has this name in its root.
+func (h home) inside(name string) string {
+	if h.private.Jail != nil {
+		return jailer.Inside(name)
+	}
+	return name // from its working directory
+}
+
+// remove removes all of it. No process of it is alive. It is repeatable; what cannot be removed holds up nothing else.
+func (h home) remove(ctx context.Context) error {
+	var errs []error
+	if j := h.private.Jail; j != nil {
+		errs = append(errs, removeGroup(ctx, j.Cgroup, j.ID), h.removeJail(ctx))
+	}
+	for _, loan := range h.private.Lent {
+		errs = append(errs, loan.Restore())
+	}
+	return errors.Join(append(errs, dir.RemoveContext(ctx, h.runDir))...)
+}
+
+func (h home) removeJail(ctx context.Context) error {
+	root, err := h.root()
+	if err != nil {
+		return err
+	}
+	return jail.Remove(ctx, filepath.Dir(root))
+}
+
+// removeGroup removes a cgroup, and ends what is still in it.
+func removeGroup(ctx context.Context, parent, name string) error {
+	root, err := cgroup.Find()
+	if err != nil {
+		return fmt.Errorf("remove the cgroup of jail %s: %w", name, err)
+	}
+	above, err := root.Open(parent)
+	if err != nil {
+		return err
+	}
+	group, err := above.Group(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := group.Kill(ctx); err != nil {
+		return err
+	}
+	return group.Remove(ctx)
+}
+
+// dial connects to the API of the VMM with this pid. Nothing is said to anybody else: the VMM could have put another
+// socket in the place of its own.
+func dial(j *jail.Jail, pid int) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		conn, err := j.Dial(ctx, jailer.Socket)
+		if err != nil {
+			return nil, err
+		}
+		if peer, err := vmmprocess.PeerPID(conn); err != nil || peer != pid {
+			conn.Close()
+			return nil, errors.Join(err, fmt.Errorf("process %d listens on the API's socket and not process %d", peer, pid))
+		}
+		return conn, nil
+	}
+}

@@ -1,0 +1,353 @@
+package firecracker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/cgroup"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/disk"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/kvm"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/tap"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess/jailer"
+)
+
+// readyTimeout is how long a new Firecracker may take until it has made its socket: some milliseconds, and with many
+// jails at once some hundred.
+const readyTimeout = 20 * time.Second
+
+// Create starts a Firecracker that holds the guest, configured and not started.
+func (b *Backend) Create(ctx context.Context, req types.CreateRequest) (types.Machine, error) {
+	l := &launch{backend: b, req: req, home: home{runDir: req.RunDir, private: private{UID: req.UID, GID: req.GID}}}
+	if err := l.plan(ctx); err != nil {
+		return nil, err
+	}
+	defer l.close()
+	err := l.prepare(ctx)
+	var m *machine
+	if err == nil {
+		m, err = l.start(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.undo(ctx))
+	}
+	return m, nil
+}
+
+// launch is a Firecracker in the making.
+type launch struct {
+	backend     *Backend
+	req         types.CreateRequest
+	firecracker binary
+	jailer      binary
+	calls       []call
+
+	home    home
+	jail    *jail.Jail    // the VMM's root, with or without a jailer
+	group   *cgroup.Group // nil without a jailer
+	cage    *cage         // likewise
+	becomes vmmprocess.Executable
+}
+
+// plan finds out all that can be without leaving anything.
+func (l *launch) plan(ctx context.Context) (err error) {
+	if l.firecracker, l.jailer, err = l.backend.vmm(ctx); err != nil {
+		return err
+	}
+	if l.backend.cfg.Jail != nil {
+		if err := l.planJail(); err != nil {
+			return err
+		}
+	}
+	if err := l.backend.kernels.check(l.req.Kernel); err != nil {
+		return err
+	}
+	inside := l.req
+	inside.Kernel = l.home.inside(jailer.Kernel)
+	if l.req.Spec.Boot.InitrdPath != "" {
+		inside.Initrd = l.home.inside(jailer.Initrd)
+	}
+	inside.Disks = make([]string, len(l.req.Disks))
+	for i := range l.req.Disks {
+		inside.Disks[i] = l.home.inside(jailer.Disk(i))
+	}
+	out := sinks{metrics: l.home.inside(jailer.Metrics)}
+	if l.req.Spec.Console.Enabled {
+		out.console = l.home.inside(jailer.Console)
+	}
+	l.calls, err = translate(inside, out)
+	return err
+}
+
+func (l *launch) planJail() (err error) {
+	if l.cage, err = l.backend.openCage(); err != nil {
+		return err
+	}
+	l.home.private.Jail = &jailed{
+		Base: l.backend.cfg.Jail.Dir, Exec: filepath.Base(l.firecracker.Path),
+		ID: jailer.IDOf(string(l.req.ID), l.req.Incarnation), Cgroup: l.cage.parentName,
+	}
+	_, err = l.argv()
+	return err
+}
+
+// argv are the arguments of the process that is started: the jailer, or Firecracker itself.
+func (l *launch) argv() ([]string, error) {
+	// What Firecracker says beyond warnings would be two lines per request.
+	args := []string{"--api-sock", l.home.inside(jailer.Socket), "--level", "Warning"}
+	j := l.home.private.Jail
+	if j == nil {
+		return append([]string{"--id", jailer.IDOf(string(l.req.ID), l.req.Incarnation)}, args...), nil
+	}
+	return jailer.Spec{
+		ID: j.ID, ExecFile: l.firecracker.Path, UID: l.req.UID, GID: l.req.GID, ChrootBase: j.Base,
+		CgroupVersion: l.cage.root.Version(), ParentCgroup: j.Cgroup + "/" + j.ID,
+		MaxOpenFiles: l.backend.cfg.Jail.MaxOpenFiles, Args: args,
+	}.Argv()
+}
+
+// prepare makes everything that Firecracker finds when it starts.
+func (l *launch) prepare(ctx context.Context) error {
+	if err := vmmprocess.MakeRunDir(l.req.RunDir, 0, 0); err != nil {
+		return err
+	}
+	if err := vmmprocess.MakeStderr(filepath.Join(l.req.RunDir, stderrName)); err != nil {
+		return err
+	}
+	if err := l.makeRoot(); err != nil {
+		return err
+	}
+	if err := l.place(ctx); err != nil {
+		return err
+	}
+	if l.home.private.Jail == nil {
+		return l.lendTaps()
+	}
+	return errors.Join(l.makeGroup(), l.lendTaps())
+}
+
+func (l *launch) makeRoot() error {
+	root, err := l.home.root()
+	if err != nil {
+		return err
+	}
+	if l.home.private.Jail == nil {
+		if err := vmmprocess.MakeRunDir(root, l.req.UID, l.req.GID); err != nil {
+			return err
+		}
+		l.jail, err = jail.Open(root)
+		return err
+	}
+	if l.jail, err = jail.Make(root, jail.Owner{UID: l.req.UID, GID: l.req.GID}); err != nil {
+		return err
+	}
+	l.becomes.Device, l.becomes.Inode, err = l.jail.Executable(l.home.private.Jail.Exec)
+	return err
+}
+
+// place puts the VM's files into the root.
+func (l *launch) place(ctx context.Context) error {
+	for _, name := range []string{jailer.Metrics, jailer.Console} {
+		if name == jailer.Console && !l.req.Spec.Console.Enabled {
+			continue
+		}
+		if err := l.jail.FIFO(name); err != nil {
+			return err
+		}
+	}
+	if err := l.jail.Dir(jailer.RunDir); err != nil {
+		return err
+	}
+	if err := l.put(ctx, kernelField, jail.File{Name: jailer.Kernel, Source: l.req.Kernel}); err != nil {
+		return err
+	}
+	if l.req.Spec.Boot.InitrdPath != "" {
+		if err := l.put(ctx, "config.boot.initrd_path", jail.File{Name: jailer.Initrd, Source: l.req.Initrd}); err != nil {
+			return err
+		}
+	}
+	for i, d := range l.req.Spec.Disks {
+		f := jail.File{Name: jailer.Disk(i), Source: l.req.Disks[i]}
+		if !d.ReadOnly {
+			f.Kind = jail.Writable
+		}
+		if err := l.put(ctx, fmt.Sprintf("config.storage[%d].path", i), f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *launch) put(ctx context.Context, field string, f jail.File) error {
+	placed, err := l.jail.Place(ctx, f)
+	if err != nil {
+		return types.FieldErrorf(kindOfFile(ctx, err), field, "the VMM cannot be given the file: %w", plain(err))
+	}
+	if loan := placed.Loan; loan != nil && loan.UID != l.req.UID {
+		l.home.private.Lent = append(l.home.private.Lent, *loan)
+	}
+	return nil
+}
+
+// kindOfFile says what an error of placing a file is to the client.
+func kindOfFile(ctx context.Context, err error) types.Kind {
+	switch {
+	case ctx.Err() != nil:
+		return types.KindCanceled
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return types.KindExhausted
+	case errors.Is(err, disk.ErrChanged):
+		return types.KindPrecondition
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, disk.ErrUnreadable), errors.Is(err, syscall.ELOOP):
+		return types.KindInvalid
+	}
+	return types.KindInternal
+}
+
+// lendTaps lets the VM's user open its taps, and notes their counters: they began before this VM.
+func (l *launch) lendTaps() error {
+	for i, n := range l.req.Spec.Networks {
+		field := fmt.Sprintf("config.network[%d].tap_device", i)
+		if err := tap.Give(n.Tap, l.req.UID); errors.Is(err, tap.ErrName) {
+			return types.FieldErrorf(types.KindInvalid, field, "%w", err)
+		} else if err != nil {
+			return types.FieldErrorf(types.KindPrecondition, field, "%w", err)
+		}
+		if base, err := tap.Read(n.Tap); err == nil {
+			if l.home.private.Taps == nil {
+				l.home.private.Taps = map[string]types.NetworkUsage{}
+			}
+			l.home.private.Taps[n.ID] = types.NetworkUsage(base)
+		}
+	}
+	return nil
+}
+
+func (l *launch) makeGroup() error {
+	limits, err := l.cage.limits(l.req.Spec, l.req.Disks)
+	if err != nil {
+		return err
+	}
+	l.group, err = l.cage.parent.Make(l.home.private.Jail.ID, limits)
+	return err
+}
+
+// start runs Firecracker and talks to it until it is known to be as it should. After an error it is dead.
+func (l *launch) start(ctx context.Context) (_ *machine, err error) {
+	m := newMachine(l.handle(), l.req.Spec, l.home.private, l.req.Console, l.req.Ended)
+	if err := m.listen(l.backend.cfg.Drainer); err != nil {
+		return nil, err
+	}
+	command, err := l.command()
+	if err == nil {
+		m.process, err = l.backend.cfg.Supervisor.Start(ctx, command, func(id types.ProcessIdentity) error {
+			m.handle.Process = id
+			return l.req.Commit(m.handle)
+		})
+	}
+	if err != nil {
+		m.words.Close()
+		return nil, startError(ctx, err)
+	}
+	if err := l.ready(ctx, m); err != nil {
+		return nil, m.abandon(ctx, err)
+	}
+	m.jail, l.jail = l.jail, nil
+	go m.run()
+	return m, nil
+}
+
+func (l *launch) handle() types.Handle {
+	return types.Handle{
+		Version: handleVersion, Backend: Name, VM: l.req.ID, Incarnation: l.req.Incarnation,
+		RunDir: l.req.RunDir, VMM: vmmName, VMMVersion: l.firecracker.Version.String(), Private: l.home.private.encode(),
+	}
+}
+
+func (l *launch) command() (vmmprocess.Command, error) {
+	args, err := l.argv()
+	c := vmmprocess.Command{Path: l.firecracker.Path, Args: args, Stderr: filepath.Join(l.req.RunDir, stderrName)}
+	if err != nil {
+		return c, err
+	}
+	if j := l.backend.cfg.Jail; j != nil {
+		c.Path, c.Becomes = l.jailer.Path, &l.becomes
+		c.NewPIDNamespace, c.NewNetNamespace = j.PIDNamespace, j.NetNamespace
+		c.Admit = l.group.Add
+		return c, nil
+	}
+	c.UID, c.GID = l.req.UID, l.req.GID
+	if gid, needed := kvm.Group(); needed && c.UID != 0 {
+		c.GID = gid // to open /dev/kvm; the jailer makes one that is the VM's own
+	}
+	root, err := l.home.root()
+	if err != nil {
+		return c, err
+	}
+	c.Root, err = os.Open(root)
+	return c, err
+}
+
+// ready waits for Firecracker and configures it.
+func (l *launch) ready(ctx context.Context, m *machine) error {
+	waiting, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	defer m.onExit(cancel)()
+	if err := l.jail.Await(waiting, jailer.Socket); err != nil {
+		return fmt.Errorf("it did not make its API's socket: %w", err)
+	}
+	m.api = newClient(dial(l.jail, m.handle.Process.PID))
+	v, err := m.answers(waiting)
+	if err != nil {
+		return err
+	}
+	if err := checkVersion(v); err != nil {
+		return err
+	}
+	m.handle.VMMVersion = v.String()
+	if err := m.attach(l.jail, l.backend, true); err != nil {
+		return err
+	}
+	if err := m.api.configure(waiting, l.calls); err != nil {
+		return err
+	}
+	if err := m.checkFIFOs(l.jail); err != nil {
+		return err
+	}
+	info, err := m.api.info(waiting)
+	if err == nil && info.State != stateNotStarted {
+		err = fmt.Errorf("it is %q before it was told to start", info.State)
+	}
+	return err
+}
+
+func startError(ctx context.Context, err error) error {
+	var kinded *types.Error
+	switch {
+	case ctx.Err() != nil:
+		return types.Errorf(types.KindCanceled, "%w", err)
+	case errors.As(err, &kinded):
+		return err
+	}
+	return types.Errorf(types.KindUnavailable, "%w", err)
+}
+
+// undo removes what a launch that did not succeed left. Its process is dead.
+func (l *launch) undo(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+	defer cancel()
+	return l.home.remove(ctx)
+}
+
+func (l *launch) close() {
+	if l.jail != nil {
+		l.jail.Close()
+	}
+}

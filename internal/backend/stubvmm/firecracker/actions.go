@@ -1,0 +1,204 @@
+package firecracker
+
+import (
+	"bytes"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/stubvmm/rust"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
+)
+
+// The kernel's command line is this long at most, with the zero behind it, and these are its words where the client
+// gives none.
+const (
+	maxCmdline     = 2048
+	defaultCmdline = "reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce"
+)
+
+func (v *vmm) action(b actionBody) error {
+	switch b.ActionType {
+	case "InstanceStart":
+		return v.start()
+	case "FlushMetrics":
+		return v.flushMetrics()
+	}
+	if err := v.postBoot(); err != nil {
+		return err
+	}
+	v.pressed = true
+	v.changed.Broadcast()
+	return nil
+}
+
+func (v *vmm) flushMetrics() error {
+	if err := v.postBoot(); err != nil {
+		return err
+	}
+	if err := v.metrics.write(); err != nil {
+		return faultf("Internal VMM error: Metrics error: %v", err)
+	}
+	return nil
+}
+
+func (v *vmm) setState(b vm) error {
+	if err := v.postBoot(); err != nil {
+		return err
+	}
+	v.state = running
+	if b.State == "Paused" {
+		v.state = paused
+	} else if v.missed {
+		v.missed = false
+		v.periodic()
+	}
+	v.changed.Broadcast()
+	return nil
+}
+
+func (v *vmm) setLogger(c loggerConfig) error {
+	if err := v.preBoot(); err != nil {
+		return err
+	}
+	if err := v.log.configure(c); err != nil {
+		return faultf("Logger error: Failed to open target file: %s", rust.IOError(err))
+	}
+	return nil
+}
+
+func (v *vmm) setMetrics(c metricsConfig) error {
+	if err := v.preBoot(); err != nil {
+		return err
+	}
+	if err := v.metrics.open(string(c.MetricsPath)); err != nil {
+		return faultf("Metrics error: %v", err)
+	}
+	return nil
+}
+
+func (v *vmm) setSerial(c serialConfig) error {
+	if err := v.preBoot(); err != nil {
+		return err
+	}
+	v.serial = c
+	return nil
+}
+
+func (v *vmm) setBootSource(c bootSourceConfig) error {
+	if err := v.preBoot(); err != nil {
+		return err
+	}
+	v.bootPath = true
+	kernel, err := openRead(c.KernelImagePath)
+	if err != nil {
+		return faultf("Boot source error: The kernel file cannot be opened: %s", rust.IOError(err))
+	}
+	if c.InitrdPath != nil {
+		initrd, err := openRead(*c.InitrdPath)
+		if err != nil {
+			closeFD(kernel)
+			return faultf("Boot source error: The initrd file cannot be opened due to invalid path or invalid permissions. %s", rust.IOError(err))
+		}
+		closeFD(initrd)
+	}
+	line := defaultCmdline
+	if c.BootArgs != nil {
+		line = *c.BootArgs
+	}
+	if err := checkCmdline(line); err != "" {
+		closeFD(kernel)
+		return faultf("Boot source error: The kernel command line is invalid: %s", err)
+	}
+	if v.boot != nil {
+		closeFD(v.kernel)
+	}
+	v.boot, v.kernel, v.cmdline = &c, kernel, line
+	return nil
+}
+
+// checkCmdline is what the crate linux-loader says of a line.
+func checkCmdline(line string) string {
+	for _, c := range []byte(line) {
+		if c < ' ' || c > '~' {
+			return "String contains a non-printable ASCII character."
+		}
+	}
+	if len(line)+1 > maxCmdline {
+		return "Inserting string would make command line too long."
+	}
+	return ""
+}
+
+// start starts the machine. After an error it is as it was.
+func (v *vmm) start() error {
+	if err := v.preBoot(); err != nil {
+		return err
+	}
+	if v.boot == nil {
+		return faultf("Start microvm error: Cannot start microvm without kernel configuration.")
+	}
+	line := v.fullCmdline()
+	if checkCmdline(line) != "" {
+		return faultf("Start microvm error: Invalid kernel command line: Inserting string would make command line too long.")
+	}
+	head := make([]byte, 4)
+	if n, err := unix.Pread(v.kernel, head, 0); err != nil || n < 4 || !bytes.Equal(head, []byte("\x7fELF")) {
+		return faultf("Start microvm error: System configuration error: Cannot load kernel due to invalid memory configuration or invalid kernel image: Kernel Loader: failed to load ELF kernel image")
+	}
+	if err := v.knobs.parse(strings.Fields(line)); err != nil {
+		return faultf("Start microvm error: %v", err)
+	}
+	wishes, err := guest.ParseOptions(line)
+	if err != nil {
+		return faultf("Start microvm error: stub-firecracker: %v", err)
+	}
+	console, err := v.openConsole(line)
+	if err != nil {
+		return faultf("Start microvm error: Failed to create device manager: Error with EventFd: %s", rust.IOError(err))
+	}
+	v.wishes, v.console, v.cmdline = wishes, console, line
+	v.begin(running)
+	return nil
+}
+
+// fullCmdline is what the guest's kernel is told: the client's words, and the devices. How they are written counts for
+// the length only.
+func (v *vmm) fullCmdline() string {
+	line := v.cmdline
+	for _, d := range v.drives {
+		if d.IsRootDevice {
+			root := "/dev/vda"
+			if d.PartUUID != nil {
+				root = "PARTUUID=" + *d.PartUUID
+			}
+			line += " root=" + root + " " + map[bool]string{true: "ro", false: "rw"}[d.readOnly()]
+		}
+	}
+	if v.pci {
+		return line
+	}
+	line += " pci=off"
+	devices := len(v.drives) + len(v.networks) + len(v.pmem)
+	for _, there := range []bool{v.entropy != nil, v.vsock != nil, v.balloon != nil, v.hotplug != nil} {
+		if there {
+			devices++
+		}
+	}
+	return line + strings.Repeat(" virtio_mmio.device=4K@0xc0001000:5", devices)
+}
+
+// begin lets the machine be in a state for the first time, and writes the first line of metrics.
+func (v *vmm) begin(state string) {
+	v.state = state
+	v.traceTruth()
+	v.periodic()
+	go v.minutes()
+	switch {
+	case v.knobs.Crash:
+		abort()
+	case !v.knobs.NotRun:
+		go v.guest()
+		go v.traffic()
+	}
+}
