@@ -1,0 +1,6 @@
+// Package lab makes emulated machines in which real KVM runs, on any machine: QEMU's TCG emulates AMD SVM with nested
+// paging. A lab machine is a Debian with systemd and cgroup v2; tests run in it as root, on what a production host has.
+// It is slow, so it is for truth and not for figures.
+//
+// A Machine is also a host that can lose its power, see Machine.PowerLoss.
+package lab
