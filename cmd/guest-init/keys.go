@@ -21,10 +21,19 @@ const (
 	keyPowerOff  = 116
 )
 
+// host is what the host may ask for, and what comes of it.
+type host struct {
+	policy string // guest.PowerHonour or guest.PowerIgnore
+	end    chan<- ending
+	// signals: ctrl-alt-del comes as SIGINT, from the kernel's virtual terminals (CONFIG_VT). Without them it is looked
+	// for among the keys. Not both, so that one press is told once.
+	signals bool
+}
+
 // keys is what is held down on one keyboard.
 type keys struct{ ctrl, alt bool }
 
-func (k *keys) press(code uint16, down bool, policy string, end chan<- ending) {
+func (k *keys) press(code uint16, down bool, h host) {
 	switch code {
 	case keyLeftCtrl, keyRightCtrl:
 		k.ctrl = down
@@ -32,29 +41,29 @@ func (k *keys) press(code uint16, down bool, policy string, end chan<- ending) {
 		k.alt = down
 	case keyPowerOff:
 		if down {
-			pressed(guest.PowerButton, powerOff(), policy, end)
+			h.asks(guest.PowerButton, powerOff())
 		}
 	case keyDelete, keyKeypadDot:
-		if down && k.ctrl && k.alt {
-			pressed(guest.CtrlAltDel, restart(), policy, end)
+		if down && k.ctrl && k.alt && !h.signals {
+			h.asks(guest.CtrlAltDel, restart())
 		}
 	}
 }
 
-// pressed obeys or ignores a request from the host, and says which.
-func pressed(line string, e ending, policy string, end chan<- ending) {
-	if policy == guest.PowerIgnore {
+// asks obeys or ignores a request from the host, and says which.
+func (h host) asks(line string, e ending) {
+	if h.policy == guest.PowerIgnore {
 		say(line + guest.Ignored)
 		return
 	}
 	say(line)
-	e.ask(end)
+	e.ask(h.end)
 }
 
 // watchSignals reaps the children and obeys signals: SIGINT is the kernel's for ctrl-alt-del; SIGUSR1, SIGUSR2 and
 // SIGTERM come from busybox's halt, poweroff and reboot. Ctrl-alt-del restarts, which is what it means and how a guest
 // of Firecracker ends.
-func watchSignals(policy string, end chan<- ending) {
+func watchSignals(h host) {
 	// Without this the kernel restarts at once, with dirty disks.
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
 	signals := make(chan os.Signal, 16)
@@ -62,11 +71,11 @@ func watchSignals(policy string, end chan<- ending) {
 	for s := range signals {
 		switch s {
 		case unix.SIGINT:
-			pressed(guest.CtrlAltDel, restart(), policy, end)
+			h.asks(guest.CtrlAltDel, restart())
 		case unix.SIGTERM:
-			restart().ask(end)
+			restart().ask(h.end)
 		default:
-			powerOff().ask(end)
+			powerOff().ask(h.end)
 		}
 	}
 }

@@ -24,19 +24,22 @@ func TestKeysThatEndTheGuest(t *testing.T) {
 	const down, up = 1, 0
 	ctrlAltDel := [][]byte{event(evKey, keyLeftCtrl, down), event(evKey, keyRightAlt, down), event(evKey, keyDelete, down)}
 	tests := []struct {
-		name   string
-		events [][]byte
-		policy string
-		want   *ending
+		name    string
+		events  [][]byte
+		policy  string
+		signals bool
+		want    *ending
 	}{
-		{"power button", [][]byte{event(evKey, keyPowerOff, down)}, guest.PowerHonour, new(powerOff())},
-		{"power button let go", [][]byte{event(evKey, keyPowerOff, up)}, guest.PowerHonour, nil},
-		{"power button ignored", [][]byte{event(evKey, keyPowerOff, down)}, guest.PowerIgnore, nil},
-		{"the same code of another kind", [][]byte{event(2, keyPowerOff, down)}, guest.PowerHonour, nil},
-		{"ctrl-alt-del", ctrlAltDel, guest.PowerHonour, new(restart())},
-		{"ctrl-alt-del ignored", ctrlAltDel, guest.PowerIgnore, nil},
-		{"ctrl let go before del", slices.Insert(slices.Clone(ctrlAltDel), 2, event(evKey, keyLeftCtrl, up)), guest.PowerHonour, nil},
-		{"event cut short", [][]byte{event(evKey, keyPowerOff, down)[:20]}, guest.PowerHonour, nil},
+		{"power button", [][]byte{event(evKey, keyPowerOff, down)}, guest.PowerHonour, false, new(powerOff())},
+		{"power button let go", [][]byte{event(evKey, keyPowerOff, up)}, guest.PowerHonour, false, nil},
+		{"power button ignored", [][]byte{event(evKey, keyPowerOff, down)}, guest.PowerIgnore, false, nil},
+		{"the same code of another kind", [][]byte{event(2, keyPowerOff, down)}, guest.PowerHonour, false, nil},
+		{"ctrl-alt-del", ctrlAltDel, guest.PowerHonour, false, new(restart())},
+		{"ctrl-alt-del ignored", ctrlAltDel, guest.PowerIgnore, false, nil},
+		{"ctrl-alt-del that comes as a signal too", ctrlAltDel, guest.PowerHonour, true, nil},
+		{"power button where ctrl-alt-del comes as a signal", [][]byte{event(evKey, keyPowerOff, down)}, guest.PowerHonour, true, new(powerOff())},
+		{"ctrl let go before del", slices.Insert(slices.Clone(ctrlAltDel), 2, event(evKey, keyLeftCtrl, up)), guest.PowerHonour, false, nil},
+		{"event cut short", [][]byte{event(evKey, keyPowerOff, down)[:20]}, guest.PowerHonour, false, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -45,7 +48,7 @@ func TestKeysThatEndTheGuest(t *testing.T) {
 				t.Fatal(err)
 			}
 			end := make(chan ending, 1)
-			readKeys(device, tt.policy, end)
+			readKeys(device, host{policy: tt.policy, end: end, signals: tt.signals})
 			select {
 			case got := <-end:
 				if tt.want == nil || got != *tt.want {

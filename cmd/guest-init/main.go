@@ -31,8 +31,9 @@ func main() {
 	end := make(chan ending, 1)
 	ctx, stop := context.WithCancel(context.Background())
 	var work sync.WaitGroup
-	go watchPower(opts.Power, end)
-	go watchSignals(opts.Power, end)
+	asked := host{policy: opts.Power, end: end, signals: hasTerminals()}
+	go watchPower(asked)
+	go watchSignals(asked)
 	work.Go(func() { runBackground(ctx, opts) })
 	work.Go(func() { runToTheEnd(ctx, opts, end) })
 	e := <-end

@@ -15,10 +15,14 @@ import (
 
 const inputDir = "/dev/input"
 
-// watchPower reads every input device, those that appear later too, and asks for the end when the power button or
-// ctrl-alt-del is pressed. The latter is looked for here as well as by signal, because a kernel without virtual
-// terminals (CONFIG_VT) has nobody to send the signal.
-func watchPower(policy string, end chan<- ending) {
+// hasTerminals says whether the kernel has virtual terminals, which send process 1 a signal for ctrl-alt-del.
+func hasTerminals() bool {
+	_, err := os.Stat("/sys/class/tty/tty0")
+	return err == nil
+}
+
+// watchPower reads every input device, those that appear later too, for the power button and ctrl-alt-del.
+func watchPower(h host) {
 	// The directory appears with the first device; it is made here so that there is something to watch.
 	_ = os.MkdirAll(inputDir, 0o755)
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
@@ -30,7 +34,7 @@ func watchPower(policy string, end chan<- ending) {
 	}
 	present, _ := filepath.Glob(inputDir + "/event*")
 	for _, path := range present {
-		go readKeys(path, policy, end)
+		go readKeys(path, h)
 	}
 	for buf := make([]byte, 4096); err == nil; {
 		var n int
@@ -39,7 +43,7 @@ func watchPower(policy string, end chan<- ending) {
 		}
 		for _, name := range createdNames(buf[:n]) {
 			if strings.HasPrefix(name, "event") {
-				go readKeys(filepath.Join(inputDir, name), policy, end)
+				go readKeys(filepath.Join(inputDir, name), h)
 			}
 		}
 	}
@@ -60,7 +64,7 @@ func createdNames(buf []byte) (names []string) {
 }
 
 // readKeys reads one device's events (struct input_event of linux/input.h) until the device is gone.
-func readKeys(path, policy string, end chan<- ending) {
+func readKeys(path string, h host) {
 	f, err := os.Open(path)
 	if err != nil {
 		return
@@ -76,7 +80,7 @@ func readKeys(path, policy string, end chan<- ending) {
 		code := binary.NativeEndian.Uint16(event[timeSize+2:])
 		value := binary.NativeEndian.Uint32(event[timeSize+4:])
 		if kind == evKey {
-			held.press(code, value != 0, policy, end)
+			held.press(code, value != 0, h)
 		}
 	}
 }
