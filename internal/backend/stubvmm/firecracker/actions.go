@@ -34,6 +34,7 @@ func (v *vmm) flushMetrics() error {
 	if err := v.postBoot(); err != nil {
 		return err
 	}
+	v.firstLine()
 	if err := v.metrics.write(); err != nil {
 		return faultf("Internal VMM error: Metrics error: %v", err)
 	}
@@ -205,11 +206,16 @@ func (v *vmm) fullCmdline() (string, error) {
 	return line, nil
 }
 
-// begin lets the machine be in a state for the first time, and writes the first line of metrics.
+// begin lets the machine be in a state for the first time, and has the first line of metrics written.
 func (v *vmm) begin(state string) {
 	v.state = state
 	v.traceTruth()
-	v.periodic()
+	v.unsaid = true
+	go func() { // it comes after the answer, and before whatever is asked next
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.firstLine()
+	}()
 	go v.minutes()
 	switch {
 	case v.knobs.Crash:

@@ -62,6 +62,7 @@ func TestAnswers(t *testing.T) {
 func compare(t *testing.T, exe string, talks []conversation) {
 	for _, talk := range talks {
 		t.Run(talk.name, func(t *testing.T) {
+			t.Parallel()
 			got := conversation{name: talk.name, args: talk.args, steps: append([]step{}, talk.steps...)}
 			hold(t, exe, &got, false)
 			for i, s := range got.steps {
@@ -139,10 +140,10 @@ func startIn(t testing.TB, exe, dir string, args ...string) *process {
 
 func launch(t testing.TB, exe, dir string, args ...string) *process {
 	t.Helper()
-	p := &process{socket: filepath.Join(dir, "api"), out: filepath.Join(dir, "out"), err: &bytes.Buffer{}}
-	out, err := os.Create(p.out)
+	out, err := os.CreateTemp(dir, "out")
 	must(t, err)
 	defer out.Close()
+	p := &process{socket: filepath.Join(dir, "api"), out: out.Name(), err: &bytes.Buffer{}}
 	p.cmd = exec.Command(exe, append([]string{"--api-sock", p.socket}, args...)...)
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, out, p.err
 	must(t, p.cmd.Start())
@@ -211,11 +212,13 @@ func (p *process) raw(t testing.TB, conn net.Conn, quoted string) string {
 	t.Helper()
 	text, err := strconv.Unquote(quoted)
 	must(t, err)
-	_, err = io.WriteString(conn, text)
-	must(t, err)
+	if text != "" {
+		_, err = io.WriteString(conn, text)
+		must(t, err)
+	}
 	var all []byte
 	for buf := make([]byte, 4096); ; {
-		must(t, conn.SetReadDeadline(time.Now().Add(300*time.Millisecond)))
+		must(t, conn.SetReadDeadline(time.Now().Add(150*time.Millisecond)))
 		n, err := conn.Read(buf)
 		all = append(all, buf[:n]...)
 		if err != nil {

@@ -25,6 +25,14 @@ func (v *vmm) minutes() {
 	}
 }
 
+// firstLine writes the line of the start, once.
+func (v *vmm) firstLine() {
+	if v.unsaid {
+		v.unsaid = false
+		v.periodic()
+	}
+}
+
 // periodic writes a line of metrics; one that could not be written is counted.
 func (v *vmm) periodic() {
 	if err := v.metrics.write(); err != nil {

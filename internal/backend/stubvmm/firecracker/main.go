@@ -62,7 +62,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	case a.Help, a.Version:
 		fmt.Fprintf(stdout, "Firecracker v%s\n\n", Version)
 	case a.Has("snapshot-version"):
-		fmt.Fprintln(stdout, "v11.0.0")
+		fmt.Fprintln(stdout, "v10.0.0")
 	default:
 		return p.run(a)
 	}
@@ -196,6 +196,7 @@ func (p *process) leave() int {
 		return p.fail(v.exit, "RunWithApi(BuildMicroVmError(Restore))",
 			"RunWithApiError error: Failed to build MicroVM: Loading snapshot failed..")
 	}
+	v.firstLine()
 	v.log.log(levelInfo, mainThread, "Killing vCPU threads")
 	if err := v.metrics.write(); err != nil {
 		v.log.log(levelError, mainThread, "Failed to write metrics while stopping: %v", err)

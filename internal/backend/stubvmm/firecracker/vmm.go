@@ -37,6 +37,7 @@ type vmm struct {
 	pressed  bool // Ctrl-Alt-Del
 	over     bool
 	exit     int
+	unsaid   bool // the first line of metrics is not written
 	missed   bool // the minute passed while the machine was paused
 
 	machine machineConfig
