@@ -215,7 +215,7 @@ func (p *process) misbehave() (code int, ended bool) {
 		go v.chatter()
 	}
 	if v.knobs.NoSocket {
-		select {}
+		forever()
 	}
 	time.Sleep(v.knobs.Start)
 	if v.knobs.Die != 0 {
