@@ -15,6 +15,12 @@ const (
 	defaultCmdline = "reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce"
 )
 
+// The keyboard's buffer, and what Ctrl-Alt-Del takes of it, in bytes.
+const (
+	keyBuffer = 16
+	pressKeys = 4
+)
+
 func (v *vmm) action(b actionBody) error {
 	switch b.ActionType {
 	case "InstanceStart":
@@ -25,7 +31,10 @@ func (v *vmm) action(b actionBody) error {
 	if err := v.postBoot(); err != nil {
 		return err
 	}
-	v.pressed = true
+	if v.keys+pressKeys > keyBuffer {
+		return faultf("Internal VMM error: I8042 error: i8042 internal buffer full.")
+	}
+	v.keys += pressKeys
 	v.changed.Broadcast()
 	return nil
 }

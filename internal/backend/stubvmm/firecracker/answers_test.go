@@ -27,7 +27,8 @@ const patience = 20 * time.Second
 
 // A file of testdata is a list of conversations. Each begins with "== name", behind which may be "| " and arguments for
 // Firecracker, and is held with a process of its own. "> METHOD path body" is a request, and "> raw" with a quoted
-// string is bytes as they are; "< " is the answer. $DIR is a directory with what dirFor makes.
+// string is bytes as they are; "< " is the answer. Firecracker runs in a directory with what
+// dirFor makes.
 type conversation struct {
 	name  string
 	args  []string
@@ -78,14 +79,9 @@ func compare(t *testing.T, exe string, talks []conversation) {
 func hold(t *testing.T, exe string, talk *conversation, recording bool) {
 	t.Helper()
 	dir := dirFor(t)
-	args := make([]string, len(talk.args))
-	for i, arg := range talk.args {
-		args[i] = strings.ReplaceAll(arg, "$DIR", dir)
-	}
-	p := startIn(t, exe, dir, args...)
+	p := startIn(t, exe, dir, talk.args...)
 	for i := range talk.steps {
-		ask := strings.ReplaceAll(talk.steps[i].ask, "$DIR", dir)
-		talk.steps[i].answer = strings.ReplaceAll(musl(p.ask(t, ask)), dir, "$DIR")
+		talk.steps[i].answer = musl(p.ask(t, talk.steps[i].ask))
 	}
 	if recording {
 		t.Logf("%s: %d answers", talk.name, len(talk.steps))

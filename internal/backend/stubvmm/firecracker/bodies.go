@@ -1,7 +1,6 @@
 package firecracker
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -208,7 +207,7 @@ type levelFilter struct{ level level }
 func (f *levelFilter) Parse(s string) error {
 	l, ok := parseLevel(s)
 	if !ok {
-		return errors.New("Invalid LevelFilter")
+		return says("Invalid LevelFilter")
 	}
 	f.level = l
 	return nil
@@ -221,12 +220,12 @@ type macAddr [6]byte
 func (m *macAddr) Parse(s string) error {
 	parts := strings.Split(s, ":")
 	if len(parts) != len(m) {
-		return errors.New("The provided MAC address is invalid.")
+		return says("The provided MAC address is invalid.")
 	}
 	for i, part := range parts {
 		b, err := strconv.ParseUint(part, 16, 8)
 		if err != nil || len(part) != 2 {
-			return errors.New("The provided MAC address is invalid.")
+			return says("The provided MAC address is invalid.")
 		}
 		m[i] = byte(b)
 	}
@@ -247,7 +246,7 @@ type ipv4Addr struct{ netip.Addr }
 func (a *ipv4Addr) Parse(s string) error {
 	addr, err := netip.ParseAddr(s)
 	if err != nil || !addr.Is4() {
-		return errors.New("invalid IPv4 address syntax")
+		return says("invalid IPv4 address syntax")
 	}
 	a.Addr = addr
 	return nil

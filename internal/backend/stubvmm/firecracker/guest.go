@@ -12,7 +12,7 @@ func (v *vmm) guest() {
 	v.waitRunning()
 	v.sleep(v.knobs.Boot)
 	v.mu.Lock()
-	v.pressed = false // a press before anybody listened is lost
+	v.keys = 0 // a press before anybody listened is lost
 	v.mu.Unlock()
 	v.console.say(guest.Marker)
 	go v.button()
@@ -99,10 +99,10 @@ func (v *vmm) flood() {
 func (v *vmm) button() {
 	for {
 		v.mu.Lock()
-		for !v.pressed || v.state != running {
+		for v.keys == 0 || v.state != running || v.halted {
 			v.changed.Wait()
 		}
-		v.pressed = false
+		v.keys = 0
 		v.mu.Unlock()
 		if v.wishes.Power == guest.PowerHonour {
 			v.console.say(guest.CtrlAltDel)
@@ -119,6 +119,7 @@ func (v *vmm) finish(how string) {
 	case guest.ExitPowerOff:
 		v.console.say(guest.PoweringOff)
 		v.console.say("[    1.000000] reboot: System halted")
+		v.halt()
 		return
 	case guest.ExitReboot:
 		v.console.say(guest.Restarting)
@@ -128,7 +129,8 @@ func (v *vmm) finish(how string) {
 		v.console.say("[    1.000000] Kernel panic - not syncing: sysrq triggered crash")
 		seconds, ok := v.word("panic")
 		if !ok || seconds == "0" {
-			return // it hangs
+			v.halt()
+			return
 		}
 	}
 	v.mu.Lock()
@@ -141,6 +143,13 @@ func (v *vmm) finish(how string) {
 	v.end(0)
 }
 
+// halt ends the guest and not the machine: nobody reads the keyboard any more.
+func (v *vmm) halt() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.halted = true
+}
+
 // word is the value of an argument of the kernel's.
 func (v *vmm) word(name string) (value string, ok bool) {
 	for _, w := range strings.Fields(v.cmdline) {
@@ -151,10 +160,11 @@ func (v *vmm) word(name string) (value string, ok bool) {
 	return value, ok
 }
 
+// waitRunning waits while the machine is paused, and for ever once the guest is halted.
 func (v *vmm) waitRunning() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for v.state != running {
+	for v.state != running || v.halted {
 		v.changed.Wait()
 	}
 }

@@ -90,6 +90,10 @@ func TestEndsOfTheGuest(t *testing.T) {
 			p := begun(t, tt.args)
 			p.hears(t, tt.says)
 			if tt.stays {
+				for range 4 {
+					p.post(t, `PUT /actions {"action_type":"SendCtrlAltDel"}`, "204")
+				}
+				p.post(t, `PUT /actions {"action_type":"SendCtrlAltDel"}`, `400 {"fault_message":"Internal VMM error: I8042 error: i8042 internal buffer full."}`)
 				p.post(t, "GET /", `200 {"id":"anonymous-instance","state":"Running"`)
 				return
 			}

@@ -4,10 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
-	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -203,63 +200,4 @@ func (p *process) leave() int {
 	}
 	v.log.log(levelInfo, mainThread, "Firecracker exiting successfully. exit_code=0")
 	return v.exit
-}
-
-// misbehave does what the knobs say of the time before the socket.
-func (p *process) misbehave() (code int, ended bool) {
-	v := p.vmm
-	for range v.knobs.Noise {
-		_, _ = syscall.Write(2, []byte(strings.Repeat("it goes wrong and on\n", 49)))
-	}
-	if v.knobs.Chatter {
-		go v.chatter()
-	}
-	if v.knobs.NoSocket {
-		select {}
-	}
-	time.Sleep(v.knobs.Start)
-	if v.knobs.Die != 0 {
-		fmt.Fprintln(p.stderr, "stub-firecracker: the stand-in was told to die")
-		return v.knobs.Die, true
-	}
-	return 0, false
-}
-
-func (v *vmm) chatter() {
-	for n := 1; ; n++ {
-		v.log.log(levelError, mainThread, "%s", strings.Repeat("it goes wrong and on, ", 20))
-		if n%100 == 0 {
-			time.Sleep(time.Millisecond)
-		}
-	}
-}
-
-// number is an argument's; one that is none is a panic.
-func (v *vmm) number(a *rust.Args, name, kind string) int {
-	n, err := strconv.ParseUint(a.Get(name), 10, 63)
-	if err != nil {
-		v.panics(fmt.Sprintf("'%s' parameter expected to be of '%s' type.: ParseIntError { kind: InvalidDigit }", name, kind))
-	}
-	return int(n)
-}
-
-// startTimes stores how long it took from the jailer's start to here.
-func (v *vmm) startTimes(a *rust.Args) {
-	var now unix.Timespec
-	for _, t := range []struct {
-		arg, field string
-		clock      int32
-	}{
-		{"start-time-us", "process_startup_time_us", unix.CLOCK_MONOTONIC},
-		{"start-time-cpu-us", "process_startup_time_cpu_us", unix.CLOCK_PROCESS_CPUTIME_ID},
-	} {
-		if !a.Has(t.arg) || unix.ClockGettime(t.clock, &now) != nil {
-			continue
-		}
-		us := now.Nano()/1000 - int64(v.number(a, t.arg, "u64"))
-		if t.arg == "start-time-cpu-us" && a.Has("parent-cpu-time-us") {
-			us += int64(v.number(a, "parent-cpu-time-us", "u64"))
-		}
-		v.metrics.set("api_server."+t.field, uint64(max(us, 0)))
-	}
 }

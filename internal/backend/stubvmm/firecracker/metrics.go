@@ -1,7 +1,6 @@
 package firecracker
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -109,13 +108,13 @@ func (m *metrics) count(kind, id string, n map[string]uint64) {
 func (m *metrics) open(path string) error {
 	fd, err := openNonblock(path)
 	if err != nil {
-		return fmt.Errorf("Cannot initialize the metrics system due to bad user input: %s", rust.IOError(err))
+		return says("Cannot initialize the metrics system due to bad user input: %s", rust.IOError(err))
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.sink != nil {
 		closeFD(fd)
-		return fmt.Errorf("Cannot initialize the metrics system due to bad user input: Reinitialization of metrics not allowed.")
+		return says("Cannot initialize the metrics system due to bad user input: Reinitialization of metrics not allowed.")
 	}
 	m.sink = newLineWriter(func(b []byte) (int, error) { return writeFD(fd, b) })
 	return nil
@@ -131,9 +130,9 @@ func (m *metrics) write() error {
 	}
 	err := m.line(m.sink)
 	if err != nil {
-		err = fmt.Errorf("%s", rust.IOError(err))
+		err = says("%s", rust.IOError(err))
 	} else if err = m.sink.newline(); err != nil {
-		err = fmt.Errorf("Failed to write metrics: %s", rust.IOError(err))
+		err = says("Failed to write metrics: %s", rust.IOError(err))
 	}
 	if m.truth != nil {
 		m.truth(m, err == nil)

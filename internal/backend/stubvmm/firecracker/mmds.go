@@ -1,5 +1,7 @@
 package firecracker
 
+import "net/netip"
+
 // Instance metadata. The guest never asks for them.
 
 func (v *vmm) mmdsCall(raw []byte) (call, error) {
@@ -33,6 +35,12 @@ func (v *vmm) setMMDSConfig(c mmdsConfig) error {
 		if v.networkIndex(id) < 0 {
 			return faultf("%sThe list of network interface IDs provided contains at least one ID that does not correspond to any existing network interface.", refused)
 		}
+	}
+	if c.IPv4Address == nil {
+		c.IPv4Address = &ipv4Addr{netip.AddrFrom4([4]byte{169, 254, 169, 254})}
+	}
+	if c.Version == "" {
+		c.Version = "V1"
 	}
 	v.mmds = &c
 	return nil

@@ -59,72 +59,6 @@ func (p *process) said(t testing.TB) string {
 	return stamp.ReplaceAllString(string(out), "")
 }
 
-// TestCommandLine is behaviours 30 and 33: what a command line comes to that starts no API.
-func TestCommandLine(t *testing.T) {
-	const leave = "[anonymous-instance:main] Firecracker exiting successfully. exit_code=0\n"
-	tests := map[string]struct {
-		args     []string
-		code     int
-		by       syscall.Signal
-		out, err string
-	}{
-		"version":          {[]string{"--version"}, 0, 0, "Firecracker v1.16.1\n\n" + leave, ""},
-		"snapshot version": {[]string{"--snapshot-version"}, 0, 0, "v10.0.0\n" + leave, ""},
-		"unknown": {[]string{"--colour", "red"}, 153, 0,
-			"[anonymous-instance:main] Arguments parsing error: Found argument 'colour' which wasn't expected, or isn't valid in this context. \\n\\nFor more information try --help.\n" +
-				"[anonymous-instance:main] Firecracker exiting with error. exit_code=153\n",
-			`Error: ParseArguments(UnexpectedArgument("colour"))` + "\n"},
-		"without hyphens": {[]string{"colour"}, 153, 0,
-			"[anonymous-instance:main] Arguments parsing error: Found argument 'colour' which wasn't expected, or isn't valid in this context. \\n\\nFor more information try --help.\n" +
-				"[anonymous-instance:main] Firecracker exiting with error. exit_code=153\n",
-			`Error: ParseArguments(UnexpectedArgument("colour"))` + "\n"},
-		"repeated": {[]string{"--id", "a", "--id", "b"}, 153, 0,
-			"[anonymous-instance:main] Arguments parsing error: The argument 'id' was provided more than once. \\n\\nFor more information try --help.\n" +
-				"[anonymous-instance:main] Firecracker exiting with error. exit_code=153\n",
-			`Error: ParseArguments(DuplicateArgument("id"))` + "\n"},
-		"no value": {[]string{"--id"}, 153, 0,
-			"[anonymous-instance:main] Arguments parsing error: The argument 'id' requires a value, but none was supplied. \\n\\nFor more information try --help.\n" +
-				"[anonymous-instance:main] Firecracker exiting with error. exit_code=153\n",
-			`Error: ParseArguments(MissingValue("id"))` + "\n"},
-		"no api without a file": {[]string{"--no-api"}, 153, 0,
-			"[anonymous-instance:main] Arguments parsing error: Argument 'config-file' required, but not found. \\n\\nFor more information try --help.\n" +
-				"[anonymous-instance:main] Firecracker exiting with error. exit_code=153\n",
-			`Error: ParseArguments(MissingArgument("config-file"))` + "\n"},
-		"bad level": {[]string{"--level", "loud"}, 152, 0,
-			"[anonymous-instance:main] Invalid value for logger level: Failed to parse string to level filter: loud.Possible values: [Error, Warning, Info, Debug]\n" +
-				"[anonymous-instance:main] Firecracker exiting with error. exit_code=152\n",
-			`Error: InvalidLogLevel(LevelFilterFromStrError("loud"))` + "\n"},
-		"bad id":  {[]string{"--id", "a_b"}, -1, syscall.SIGABRT, "*", ""},
-		"long id": {[]string{"--id", strings.Repeat("a", 65)}, -1, syscall.SIGABRT, "*", ""},
-		"no log": {[]string{"--log-path", "/none/log"}, 1, 0,
-			"[anonymous-instance:main] Could not initialize logger: Failed to open target file: No such file or directory (os error 2)\n" +
-				"[anonymous-instance:main] Firecracker exiting with error. exit_code=1\n",
-			`Error: LoggerInitialization(LoggerUpdateError(Os { code: 2, kind: NotFound, message: "No such file or directory" }))` + "\n"},
-		"no metrics": {[]string{"--metrics-path", "/none/m"}, 1, 0,
-			"[anonymous-instance:main] Running Firecracker v1.16.1\n" +
-				"[anonymous-instance:main] Could not initialize metrics: Cannot initialize the metrics system due to bad user input: No such file or directory (os error 2)\n" +
-				"[anonymous-instance:main] Firecracker exiting with error. exit_code=1\n",
-			`Error: MetricsInitialization(InitializationFailure("No such file or directory (os error 2)"))` + "\n"},
-	}
-	each(t, func(t *testing.T, exe string) {
-		for name, tt := range tests {
-			t.Run(name, func(t *testing.T) {
-				p := launch(t, exe, dirFor(t), tt.args...)
-				code, by := p.wait(t)
-				if code != tt.code || by != tt.by {
-					t.Errorf("code %d, signal %v; want %d, %v", code, by, tt.code, tt.by)
-				}
-				if diff := cmp.Diff(tt.out, p.said(t)); diff != "" && tt.out != "*" {
-					t.Errorf("standard output (-want +got):\n%s", diff)
-				}
-				if diff := cmp.Diff(tt.err, p.err.String()); diff != "" {
-					t.Errorf("standard error (-want +got):\n%s", diff)
-				}
-			})
-		}
-	})
-}
-
 // TestSocketThatCannotBeMade is behaviour 30.
 func TestSocketThatCannotBeMade(t *testing.T) {
 	each(t, func(t *testing.T, exe string) {
@@ -167,59 +101,6 @@ func TestNoDirectoryForTheSocket(t *testing.T) {
 		const want = `Error: RunWithApi(FailedToBindAndRunHttpServer(IOError(Os { code: 2, kind: NotFound, message: "No such file or directory" })))` + "\n"
 		if stderr.String() != want {
 			t.Errorf("%swant %s", stderr.String(), want)
-		}
-	})
-}
-
-// TestSignals is behaviour 31, and what of 24 is about signals.
-func TestSignals(t *testing.T) {
-	tests := map[string]struct {
-		signal syscall.Signal
-		code   int
-		lines  int // of metrics
-	}{
-		"HUP":  {syscall.SIGHUP, 156, 2},
-		"XFSZ": {syscall.SIGXFSZ, 151, 2},
-		"XCPU": {syscall.SIGXCPU, 154, 2},
-		"ILL":  {syscall.SIGILL, 157, 2},
-		"BUS":  {syscall.SIGBUS, 149, 2},
-		"SEGV": {syscall.SIGSEGV, 150, 2},
-		"TERM": {syscall.SIGTERM, -1, 1},
-		"INT":  {syscall.SIGINT, -1, 1},
-		"KILL": {syscall.SIGKILL, -1, 1},
-		"QUIT": {syscall.SIGQUIT, -1, 1},
-	}
-	each(t, func(t *testing.T, exe string) {
-		for name, tt := range tests {
-			t.Run(name, func(t *testing.T) {
-				p := running(t, exe, "")
-				must(t, p.cmd.Process.Signal(tt.signal))
-				code, by := p.wait(t)
-				if code != tt.code || code < 0 && by != tt.signal {
-					t.Errorf("code %d, signal %v", code, by)
-				}
-				if lines := p.metrics(t); len(lines) != tt.lines {
-					t.Errorf("%d lines of metrics, want %d", len(lines), tt.lines)
-				}
-			})
-		}
-	})
-}
-
-// TestBrokenPipeIsCounted is the rest of behaviour 31.
-func TestBrokenPipeIsCounted(t *testing.T) {
-	each(t, func(t *testing.T, exe string) {
-		p := running(t, exe, "")
-		must(t, p.cmd.Process.Signal(syscall.SIGPIPE))
-		for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-			p.post(t, `PUT /actions {"action_type":"FlushMetrics"}`, "204")
-			lines := p.metrics(t)
-			if n := lines[len(lines)-1].number(t, "signals", "sigpipe"); n == 1 {
-				return
-			}
-			if time.Now().After(end) {
-				t.Fatal("the signal is not counted")
-			}
 		}
 	})
 }

@@ -2,7 +2,6 @@ package firecracker
 
 import (
 	"bytes"
-	"fmt"
 	"strconv"
 	"strings"
 )
@@ -60,8 +59,8 @@ func (p *parser) parse(n int) error {
 }
 
 var (
-	errOverflow = fmt.Errorf("Overflow occurred when parsing a request.")
-	errInvalid  = fmt.Errorf("Invalid request.")
+	errOverflow = says("Overflow occurred when parsing a request.")
+	errInvalid  = says("Invalid request.")
 )
 
 func (p *parser) requestLine(start *int, end int) (bool, error) {
@@ -91,11 +90,11 @@ func parseRequestLine(line string) (*request, error) {
 	case !ok || !ok2:
 		return nil, errInvalid
 	case method != "GET" && method != "PUT" && method != "PATCH" && method != "DELETE":
-		return nil, fmt.Errorf("Invalid HTTP Method: Unsupported HTTP method.")
+		return nil, says("Invalid HTTP Method: Unsupported HTTP method.")
 	case uri == "":
-		return nil, fmt.Errorf("Invalid URI: Empty URI not allowed.")
+		return nil, says("Invalid URI: Empty URI not allowed.")
 	case version != "HTTP/1.1" && version != "HTTP/1.0":
-		return nil, fmt.Errorf("Invalid HTTP Version: Unsupported HTTP version.")
+		return nil, says("Invalid HTTP Version: Unsupported HTTP version.")
 	}
 	return &request{Method: method, Path: absPath(uri)}, nil
 }
@@ -118,7 +117,7 @@ func (p *parser) header(start *int, end int) (bool, error) {
 	n := bytes.Index(p.buffer[*start:end], []byte("\r\n"))
 	switch {
 	case n < 0 && *start == 0 && end == bufferSize:
-		return false, fmt.Errorf("Invalid header. Reason: Invalid content length. Header: %s", p.buffer[:])
+		return false, says("Invalid header. Reason: Invalid content length. Header: %s", p.buffer[:])
 	case n < 0:
 		p.shift(*start, end)
 		return false, nil
@@ -134,7 +133,7 @@ func (p *parser) header(start *int, end int) (bool, error) {
 func (p *parser) headerLine(line string) error {
 	name, value, ok := strings.Cut(line, ":")
 	if !ok {
-		return fmt.Errorf("Invalid header. Reason: Header is incorrectly formatted. Key: %s", name)
+		return says("Invalid header. Reason: Header is incorrectly formatted. Key: %s", name)
 	}
 	switch strings.TrimSpace(strings.ToLower(name)) {
 	case "content-length":
@@ -165,7 +164,7 @@ func checkEncoding(value string) error {
 }
 
 func invalidValue(name, value string) error {
-	return fmt.Errorf("Invalid header. Reason: Invalid value. Key:%s; Value:%s", name, value)
+	return says("Invalid header. Reason: Invalid value. Key:%s; Value:%s", name, value)
 }
 
 // headersEnd decides whether there is a body: only a Content-Length says so.
@@ -174,7 +173,7 @@ func (p *parser) headersEnd() error {
 	case p.length == 0:
 		p.state = nil
 	case p.length > p.maxBody:
-		return fmt.Errorf("Request payload with size %d is larger than the limit of %d allowed by server.", p.length, p.maxBody)
+		return says("Request payload with size %d is larger than the limit of %d allowed by server.", p.length, p.maxBody)
 	default:
 		p.missing, p.pending.Body = p.length, []byte{}
 		p.state = (*parser).bodyBytes

@@ -64,3 +64,10 @@ func toJSON(v any) []byte {
 	}
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
+
+// words are an error in the words of the program that is played, which are no Go program's.
+type words string
+
+func (w words) Error() string { return string(w) }
+
+func says(format string, args ...any) error { return words(fmt.Sprintf(format, args...)) }

@@ -3,6 +3,7 @@ package firecracker
 import (
 	"os"
 	"os/signal"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -65,5 +66,12 @@ func (v *vmm) panics(message string) {
 func abort() {
 	byDefault(unix.SIGABRT)
 	_ = unix.Kill(os.Getpid(), unix.SIGABRT)
-	select {}
+	forever()
+}
+
+// forever waits for the end of the process. Without a timer Go's runtime would call it a deadlock.
+func forever() {
+	for {
+		time.Sleep(time.Hour)
+	}
 }

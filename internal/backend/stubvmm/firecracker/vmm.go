@@ -31,10 +31,11 @@ type vmm struct {
 	mmdsMax int
 
 	mu       sync.Mutex // guards all below
-	changed  sync.Cond  // state or pressed
+	changed  sync.Cond  // state or keys
 	state    string
 	bootPath bool // something was set that a snapshot would bring
-	pressed  bool // Ctrl-Alt-Del
+	keys     int  // in the keyboard's buffer: Ctrl-Alt-Del, once or more, and not read yet
+	halted   bool // the guest
 	over     bool
 	exit     int
 	unsaid   bool // the first line of metrics is not written
@@ -77,7 +78,7 @@ func newVMM(id string, k knobs) (*vmm, error) {
 // answer answers one request. If it is not whole the connection ends behind it.
 func (v *vmm) answer(r request) (out []byte, whole bool) {
 	if v.knobs.muted(r) {
-		select {} // the one thread of the API never gets to anything else
+		forever() // the one thread of the API never gets to anything else
 	}
 	time.Sleep(v.knobs.Slow)
 	resp := v.respond(r)

@@ -19,6 +19,7 @@ type env struct {
 	exec     string // the executable on the host
 	uid, gid int
 	netns    string
+	newPIDNS bool
 	cgroups  *cgroups // nil without
 	limits   limits
 	extra    []string
@@ -37,7 +38,7 @@ func clock(id int32) int64 {
 // --cgroup and a parent cgroup that exists the process moves into that.
 func newEnv(a *rust.Args) (*env, error) {
 	e := &env{
-		id: a.Get("id"), netns: a.Get("netns"), extra: a.Extra, limits: limits{noFile: defaultNoFile},
+		id: a.Get("id"), netns: a.Get("netns"), newPIDNS: a.Has("new-pid-ns"), extra: a.Extra, limits: limits{noFile: defaultNoFile},
 		start: clock(unix.CLOCK_MONOTONIC), startCPU: clock(unix.CLOCK_PROCESS_CPUTIME_ID),
 	}
 	if bad := rust.CheckInstanceID(e.id); bad != nil {

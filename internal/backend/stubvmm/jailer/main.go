@@ -60,13 +60,16 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	case a.Help, a.Version:
 		fmt.Fprintf(stdout, "Jailer v%s\n\n", Version)
 		return 0
-	case a.Has("daemonize"), a.Has("new-pid-ns"):
-		fmt.Fprintln(stderr, "stub-jailer: the stand-in does not do --daemonize and --new-pid-ns")
+	case a.Has("daemonize"):
+		fmt.Fprintln(stderr, "stub-jailer: the stand-in does not do --daemonize")
 		return 1
 	}
 	e, err := newEnv(a)
 	if err == nil {
 		err = e.run(stdout)
+	}
+	if err == nil {
+		return 0 // the child is in its namespace
 	}
 	return fail(stderr, err)
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/stubvmm/rust"
 )
 
-// run makes the jail and becomes the executable. It returns only if it could not.
+// run makes the jail and becomes the executable. It returns only if it could not, or if a child became it.
 func (e *env) run(stdout io.Writer) error {
 	if err := mkdirAll(e.root); err != nil {
 		return err
@@ -47,7 +47,14 @@ func (e *env) run(stdout io.Writer) error {
 		return err
 	}
 	spent := clock(unix.CLOCK_PROCESS_CPUTIME_ID) - e.startCPU
-	if err := writePID("/" + name + ".pid"); err != nil {
+	if e.newPIDNS {
+		pid, err := e.begin("/"+name, spent)
+		if err != nil {
+			return step("Exec", "Failed to exec into Firecracker: %s", err)
+		}
+		return writePID("/"+name+".pid", pid)
+	}
+	if err := writePID("/"+name+".pid", os.Getpid()); err != nil {
 		return err
 	}
 	return e.become("/"+name, spent)
@@ -206,31 +213,51 @@ func (e *env) device(path string, major, minor uint32) error {
 }
 
 // writePID writes the file that must not be there yet.
-func writePID(path string) error {
+func writePID(path string, pid int) error {
 	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o666)
 	if err != nil {
 		return systems("FileOpen", path, err, "Failed to open file %s: %s")
 	}
 	defer unix.Close(fd)
-	if _, err := unix.Write(fd, strconv.AppendInt(nil, int64(os.Getpid()), 10)); err != nil {
+	if _, err := unix.Write(fd, strconv.AppendInt(nil, int64(pid), 10)); err != nil {
 		return systems("Write", path, err, "Failed to write to %s: %s")
 	}
 	return nil
 }
 
-// become gives the rights up and executes. Only this thread's are given up, since no other survives.
-func (e *env) become(path string, spent int64) error {
-	argv := []string{
+// argv is the executable's.
+func (e *env) argv(path string, spent int64) []string {
+	return append([]string{
 		path, "--id", e.id,
 		"--start-time-us", strconv.FormatInt(e.start, 10),
 		"--start-time-cpu-us", strconv.FormatInt(clock(unix.CLOCK_PROCESS_CPUTIME_ID), 10),
 		"--parent-cpu-time-us", strconv.FormatInt(spent, 10),
-	}
-	argv = append(argv, e.extra...)
+	}, e.extra...)
+}
+
+// become gives the rights up and executes. Only this thread's are given up, since no other survives.
+func (e *env) become(path string, spent int64) error {
+	argv := e.argv(path, spent)
 	for _, call := range [][2]uintptr{{unix.SYS_SETGROUPS, 0}, {unix.SYS_SETGID, uintptr(e.gid)}, {unix.SYS_SETUID, uintptr(e.uid)}} {
 		if _, _, errno := unix.RawSyscall(call[0], call[1], 0, 0); errno != 0 {
 			return step("Exec", "Failed to exec into Firecracker: %s", errno)
 		}
 	}
 	return step("Exec", "Failed to exec into Firecracker: %s", syscall.Exec(path, argv, nil))
+}
+
+// begin executes in a child, the first process of a namespace. It has a session of its own if this process leads one,
+// so that the end of this one is no hang-up.
+func (e *env) begin(path string, spent int64) (pid int, err error) {
+	session, err := unix.Getsid(0)
+	if err != nil {
+		return 0, err
+	}
+	return syscall.ForkExec(path, e.argv(path, spent), &syscall.ProcAttr{
+		Files: []uintptr{0, 1, 2}, Env: []string{},
+		Sys: &syscall.SysProcAttr{
+			Cloneflags: syscall.CLONE_NEWPID, Setsid: session == os.Getpid(),
+			Credential: &syscall.Credential{Uid: uint32(e.uid), Gid: uint32(e.gid)},
+		},
+	})
 }

@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// texts are musl's words for the errors of which the stand-ins are likely to speak.
+// text is what musl says of an error, where Go says something else and the stand-ins are likely to speak of it.
 func text(errno syscall.Errno) string {
 	switch errno {
 	case syscall.EPERM:

@@ -124,8 +124,13 @@ func (d *decoder) value(v reflect.Value) *JSONError {
 // structure reads an object. An error of one of its fields without a place gets the one behind the object's end, if
 // that is what follows.
 func (d *decoder) structure(c byte, v reflect.Value) *JSONError {
+	name := "struct " + capital(v.Type().Name())
+	if c == '[' && bytes.HasPrefix(d.b[d.i:], []byte("[]")) {
+		d.i += 2
+		return d.errorHere("invalid length 0, expected %s with %s", name, elements(len(shapeOf(v.Type()).names)))
+	}
 	if c != '{' {
-		return d.invalidType(c, "struct "+capital(v.Type().Name()))
+		return d.invalidType(c, name)
 	}
 	d.i++
 	err := d.fields(v)
@@ -138,6 +143,13 @@ func (d *decoder) structure(c byte, v reflect.Value) *JSONError {
 		return d.fix(err)
 	}
 	return nil
+}
+
+func elements(n int) string {
+	if n == 1 {
+		return "1 element"
+	}
+	return fmt.Sprintf("%d elements", n)
 }
 
 func (d *decoder) fields(v reflect.Value) *JSONError {
