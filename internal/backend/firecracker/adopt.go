@@ -109,15 +109,15 @@ func (m *machine) answers(ctx context.Context) (version, error) {
 
 // abandon kills a Firecracker that did not come up, and says why it did not.
 func (m *machine) abandon(ctx context.Context, err error) error {
-	var refused *types.Error
-	died := ctx.Err() == nil && !errors.As(err, &refused) && !errors.Is(err, errMute) && m.diesWithin(ctx, drainTimeout)
+	refused := types.KindOf(err) != types.KindInternal && types.KindOf(err) != types.KindUnavailable
+	died := ctx.Err() == nil && !refused && !errors.Is(err, errMute) && m.diesWithin(ctx, drainTimeout)
 	killCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
 	killErr := m.process.Kill(killCtx)
 	switch {
 	case ctx.Err() != nil:
 		err = types.Errorf(types.KindCanceled, "create VM %s: %w", m.handle.VM, err)
-	case errors.As(err, &refused) && refused.Kind != types.KindUnavailable:
+	case refused:
 	case died:
 		words := m.words.Text()
 		if words == "" {
