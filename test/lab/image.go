@@ -53,7 +53,7 @@ func MakeImage(ctx context.Context, dir string, log io.Writer) (Image, error) {
 	if os.Geteuid() != 0 {
 		return Image{}, errors.New("the lab's root disk is not made yet, and debootstrap makes it as root: run this once as root; later runs need no root")
 	}
-	fmt.Fprintf(log, "lab: making the root disk, once\n")
+	fmt.Fprintf(log, "lab: making the root disk; this takes a few minutes, once\n")
 	old, err := filepath.Glob(filepath.Join(dir, "image-*"))
 	if err != nil {
 		return Image{}, err
@@ -63,7 +63,7 @@ func MakeImage(ctx context.Context, dir string, log io.Writer) (Image, error) {
 			return Image{}, err
 		}
 	}
-	return image, makeImage(ctx, home, log)
+	return image, makeImage(ctx, home)
 }
 
 // recipe names what the image is made from.
@@ -75,7 +75,7 @@ func recipe() string {
 }
 
 // makeImage makes home, whole or not at all.
-func makeImage(ctx context.Context, home string, log io.Writer) error {
+func makeImage(ctx context.Context, home string) error {
 	work, err := os.MkdirTemp(filepath.Dir(home), "image-work-")
 	if err != nil {
 		return err
@@ -85,7 +85,7 @@ func makeImage(ctx context.Context, home string, log io.Writer) error {
 	if err := os.Mkdir(out, 0o755); err != nil {
 		return err
 	}
-	if err := debootstrap(ctx, tree, log); err != nil {
+	if err := debootstrap(ctx, tree); err != nil {
 		return err
 	}
 	for from, to := range map[string]string{"boot/vmlinuz-lab": "vmlinuz", "boot/initrd-lab": "initrd"} {
@@ -100,7 +100,7 @@ func makeImage(ctx context.Context, home string, log io.Writer) error {
 }
 
 // debootstrap puts the lab's system into tree.
-func debootstrap(ctx context.Context, tree string, log io.Writer) error {
+func debootstrap(ctx context.Context, tree string) error {
 	program, err := find("debootstrap")
 	if err != nil {
 		return err
@@ -109,13 +109,13 @@ func debootstrap(ctx context.Context, tree string, log io.Writer) error {
 	if from := mirror(ctx); from != "" { // else debootstrap knows where Debian is
 		args = append(args, from)
 	}
-	if err := run(ctx, log, program, args...); err != nil {
+	if err := run(ctx, program, args...); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(tree, "setup.sh"), setup, 0o755); err != nil {
 		return err
 	}
-	if err := run(ctx, log, "chroot", tree, "/setup.sh"); err != nil {
+	if err := run(ctx, "chroot", tree, "/setup.sh"); err != nil {
 		return err
 	}
 	return os.Remove(filepath.Join(tree, "setup.sh"))
@@ -144,5 +144,5 @@ func makeExt4(ctx context.Context, tree, path string, size int64) error {
 	if err != nil {
 		return err
 	}
-	return run(ctx, io.Discard, mke2fs, "-q", "-F", "-t", "ext4", "-m", "0", "-E", "root_owner=0:0,lazy_itable_init=1,lazy_journal_init=1", "-d", tree, path, fmt.Sprintf("%dk", size>>10))
+	return run(ctx, mke2fs, "-q", "-F", "-t", "ext4", "-m", "0", "-E", "root_owner=0:0,lazy_itable_init=1,lazy_journal_init=1", "-d", tree, path, fmt.Sprintf("%dk", size>>10))
 }

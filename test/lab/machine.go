@@ -67,7 +67,7 @@ func New(ctx context.Context, cfg Config) (*Machine, error) {
 		return nil, err
 	}
 	m := &Machine{cfg: cfg, qemu: qemu, overlay: filepath.Join(cfg.Dir, "root.qcow2"), log: filepath.Join(cfg.Dir, "console.log")}
-	return m, run(ctx, io.Discard, img, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk, m.overlay)
+	return m, run(ctx, img, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk, m.overlay)
 }
 
 // Boot starts the machine and waits until its agent speaks. Its disks are as the last end left them.

@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"time"
 )
 
@@ -42,7 +43,10 @@ func (r Report) String() string {
 
 // Environment are the variables that tell tests what a machine with p on its second disk has.
 func (p Payload) Environment() []string {
-	env := []string{"METALD_TEST_KVM=1", "METALD_TEST_STUBS=" + insideBin}
+	env := []string{"METALD_TEST_KVM=1", "METALD_TEST_STUBS=" + insideBin, "METALD_TEST_METALD=" + path.Join(insideBin, "metald")}
+	for name := range p.Programs {
+		env = append(env, "METALD_TEST_"+strings.ToUpper(name)+"="+path.Join(insideBin, name))
+	}
 	if p.Assets != "" {
 		env = append(env, "METALD_TEST_ASSETS="+insideAssets)
 	}
@@ -70,7 +74,7 @@ func (m *Machine) Test(ctx context.Context, s Suite, results string, out io.Writ
 }
 
 func fileName(pkg string) string {
-	return string(bytes.ReplaceAll([]byte(pkg), []byte("/"), []byte("-"))) + ".txt"
+	return strings.ReplaceAll(pkg, "/", "-") + ".txt"
 }
 
 // testPackage runs a test binary as a service of its own: with a cgroup of its own, and an end to all that it leaves.

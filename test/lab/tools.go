@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,11 +28,10 @@ func find(name string) (string, error) {
 }
 
 // run runs a program to its end. An error has the last lines that it said.
-func run(ctx context.Context, log io.Writer, program string, args ...string) error {
+func run(ctx context.Context, program string, args ...string) error {
 	var said bytes.Buffer
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Stdout = io.MultiWriter(&said, log)
-	cmd.Stderr = cmd.Stdout
+	cmd.Stdout, cmd.Stderr = &said, &said
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	if err := cmd.Run(); err != nil {
 		lines := strings.Split(strings.TrimSpace(said.String()), "\n")
