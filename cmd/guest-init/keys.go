@@ -60,14 +60,18 @@ func (h host) asks(line string, e ending) {
 	e.ask(h.end)
 }
 
-// watchSignals reaps the children and obeys signals: SIGINT is the kernel's for ctrl-alt-del; SIGUSR1, SIGUSR2 and
-// SIGTERM come from busybox's halt, poweroff and reboot. Ctrl-alt-del restarts, which is what it means and how a guest
-// of Firecracker ends.
-func watchSignals(h host) {
-	// Without this the kernel restarts at once, with dirty disks.
-	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
+// catchSignals is to be called before the guest says that it is up: until then the kernel restarts at once, with dirty
+// disks, when ctrl-alt-del is pressed.
+func catchSignals() <-chan os.Signal {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGTERM)
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
+	return signals
+}
+
+// watchSignals obeys signals: SIGINT is the kernel's for ctrl-alt-del; SIGUSR1, SIGUSR2 and SIGTERM come from busybox's
+// halt, poweroff and reboot. Ctrl-alt-del restarts, which is what it means and how a guest of Firecracker ends.
+func watchSignals(signals <-chan os.Signal, h host) {
 	for s := range signals {
 		switch s {
 		case unix.SIGINT:

@@ -27,13 +27,14 @@ func main() {
 			say(guest.Prefix + err.Error())
 		}
 	}
+	signals := catchSignals()
 	say(guest.Marker)
 	end := make(chan ending, 1)
 	ctx, stop := context.WithCancel(context.Background())
 	var work sync.WaitGroup
 	asked := host{policy: opts.Power, end: end, signals: hasTerminals()}
 	go watchPower(asked)
-	go watchSignals(asked)
+	go watchSignals(signals, asked)
 	work.Go(func() { runBackground(ctx, opts) })
 	work.Go(func() { runToTheEnd(ctx, opts, end) })
 	e := <-end

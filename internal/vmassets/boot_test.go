@@ -60,6 +60,9 @@ func TestGuestOnAReadOnlyDisk(t *testing.T) {
 	vm.await(guest.CtrlAltDel)
 	vm.await(guest.Restarting)
 	vm.awaitExit()
+	if n := strings.Count(strings.Join(vm.said, "\n"), guest.CtrlAltDel); n != 1 {
+		t.Errorf("one press was told %d times", n)
+	}
 	if _, err := Check(dir); err != nil {
 		t.Errorf("the disk was changed: %v", err)
 	}
