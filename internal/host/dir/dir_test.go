@@ -23,6 +23,21 @@ func TestRemove(t *testing.T) {
 			mkdir(t, path+"/a/b/c")
 			write(t, path+"/a/b/file", "x")
 		}},
+		{"a tree deeper than a path can be long", func(t *testing.T, path, _ string) {
+			mkdir(t, path)
+			at, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+			for range 3000 {
+				if err == nil {
+					err = unix.Mkdirat(at, "d", 0o700)
+				}
+				next, oerr := unix.Openat(at, "d", unix.O_PATH|unix.O_CLOEXEC, 0)
+				err = errors.Join(err, oerr, unix.Close(at))
+				at = next
+			}
+			if err = errors.Join(err, unix.Close(at)); err != nil {
+				t.Fatal(err)
+			}
+		}},
 		{"a directory that nobody may write to", func(t *testing.T, path, _ string) {
 			mkdir(t, path+"/a")
 			chmod(t, path, 0o500)

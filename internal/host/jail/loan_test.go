@@ -61,11 +61,12 @@ func TestPlaceWritable(t *testing.T) {
 func TestWhatIsLentGainsNobody(t *testing.T) {
 	w := newWorld(t)
 	source := w.file(t, "volume", "disk.", root, 0o6755)
-	loan := lend(t, w, source, jail.Link)
+	placed, err := w.Place(t.Context(), jail.File{Name: "disk-0", Source: source, Kind: jail.Writable})
+	must(t, err)
 	if st := stat(t, source); st.Mode&0o7777 != 0o755 {
 		t.Errorf("its mode is %o", st.Mode)
 	}
-	must(t, loan.Restore())
+	must(t, placed.Loan.Restore())
 	if st := stat(t, source); st.Mode&0o7777 != 0o6755 {
 		t.Errorf("given back, its mode is %o", st.Mode)
 	}

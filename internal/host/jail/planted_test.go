@@ -89,6 +89,30 @@ func TestNothingIsPutThroughWhatWasPlanted(t *testing.T) {
 	}
 }
 
+// A link is not gone through further up, either.
+func TestNothingIsPutThroughALinkOnTheWay(t *testing.T) {
+	for what, put := range into {
+		for name, target := range map[string]string{
+			"out": "../../../../outside", "out from the top": "", "to the jail itself": ".", "magic": "/proc/self/cwd",
+		} {
+			t.Run(what+"/"+name, func(t *testing.T) {
+				w := newWorld(t)
+				if target == "" {
+					target = w.outside
+				}
+				w.plant(t, target, "run")
+				mkdir(t, w.outside+"/deep")
+				must(t, w.Dir("deep"))
+				if err := put(t, w, "run/deep/x"); err == nil {
+					t.Error("it was put there")
+				}
+				wantOnly(t, w.outside+"/deep")
+				wantOnly(t, w.root+"/deep")
+			})
+		}
+	}
+}
+
 // While a disk is being placed its name leads to a secret now and then. What comes into the jail is the disk or nothing,
 // and nobody is given the secret.
 func TestPlaceWhileTheSourceIsSwapped(t *testing.T) {
