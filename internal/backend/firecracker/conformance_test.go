@@ -37,7 +37,7 @@ func harness(r *rig) conformance.Harness {
 			return (&rig{t: t, dir: r.dir, config: r.config}).another()
 		},
 		AssetsDir: filepath.Dir(r.kernel), Kernel: r.kernel, RootDisk: r.root,
-		KernelArgs: "console=ttyS0 reboot=k panic=1 pci=off",
+		KernelArgs: strings.TrimSpace("console=ttyS0 reboot=k panic=1 pci=off " + r.args),
 		SaysLast:   guest.Restarting, // Firecracker has no power button, and ends with a reset
 		Cannot:     map[conformance.Ability]string{},
 		KillVMM: func(t testing.TB, info manager.Info) {

@@ -36,7 +36,8 @@ const someUID = 710_000
 type rig struct {
 	t       testing.TB
 	real    bool
-	guests  bool // guests run
+	guests  bool   // guests run
+	args    string // for every guest's kernel
 	dir     string
 	kernel  string
 	root    string // template of the root disk
@@ -95,7 +96,7 @@ func onFirecracker(t testing.TB, jailed bool) *rig {
 	if os.Getenv("METALD_TEST_KVM") != "1" {
 		t.Skip("guests by KVM run in the KVM lab only, which sets METALD_TEST_KVM=1; `make lab` runs these tests there")
 	}
-	r.guests = true
+	r.guests, r.args = true, os.Getenv("METALD_TEST_KERNEL_ARGS")
 	return r
 }
 
@@ -224,7 +225,7 @@ type testVM struct {
 func (r *rig) spec(args ...string) types.Spec {
 	return types.Spec{
 		CPU: types.CPU{Count: 1}, Memory: types.Memory{SizeBytes: 128 << 20},
-		Boot:    types.Boot{KernelPath: r.kernel, KernelArgs: strings.Join(append([]string{"console=ttyS0 reboot=k panic=1 pci=off quiet"}, args...), " ")},
+		Boot:    types.Boot{KernelPath: r.kernel, KernelArgs: strings.Join(append([]string{"console=ttyS0 reboot=k panic=1 pci=off quiet", r.args}, args...), " ")},
 		Disks:   []types.Disk{{ID: "root", Path: r.root}},
 		Console: types.Console{Enabled: true},
 	}
