@@ -11,7 +11,7 @@ import (
 const (
 	panicWords = "Kernel panic - not syncing"
 	offWords   = "reboot: Power down"
-	haltWords  = "reboot: System halted"
+	haltWords  = "System halted"
 )
 
 // lastWindow is how much a kernel may still print after such a line and be thought dead by it: the trace of one CPU

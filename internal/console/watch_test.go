@@ -77,8 +77,9 @@ func TestPowerOffOnTheConsole(t *testing.T) {
 		"":                                    false,
 		"[    9.1] reboot: Power down\r\n":    true,
 		"[    9.1] reboot: System halted\r\n": true,
-		"[    9.1] reboot: Restarting system\r\n":                             false,
-		"reboot: Power down\n" + strings.Repeat("a guest that lives\n", 2000): false,
+		"[   14.1] reboot: Power off not available: System halted instead\r\n": true,
+		"[    9.1] reboot: Restarting system\r\n":                              false,
+		"reboot: Power down\n" + strings.Repeat("a guest that lives\n", 2000):  false,
 	} {
 		var w Watch
 		for i := range len(text) {
