@@ -18,11 +18,13 @@ KERNEL ?= gokrazy
 STATE  ?= build/state
 # Arguments for `make bench`, such as BENCH=Create.
 BENCH  ?= .
+# Arguments for `make lab`, such as LAB='-run KVM -packages ./internal/backend/qemu'.
+LAB    ?=
 
 # What `make build` builds: all but the tools of this tree, which are run from source, and the guest's init.
 COMMANDS := $(filter-out docgen guest-init vm-assets,$(notdir $(wildcard cmd/*)))
 
-.PHONY: help demo run build test lint generate docs bench vm-assets packages clean
+.PHONY: help demo run build test lint generate docs bench lab vm-assets packages clean
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
@@ -55,13 +57,16 @@ bench: packages-test vm-assets ## compare metald with its floors; BENCH=Create r
 	METALD_TEST_ASSETS=$(abspath $(ASSETS)) go test -buildvcs=false -timeout 40m -run '^$$' -bench '$(BENCH)' -benchtime 1x ./test/bench ./internal/api \
 		| go run -buildvcs=false ./test/bench/report $(if $(filter .,$(BENCH)),-doc docs/performance.md)
 
+lab: packages-lab vm-assets ## run tests as root on an emulated host with real KVM; LAB='-run KVM' chooses
+	go run -buildvcs=false ./test/lab/cmd/lab -assets $(ASSETS) $(LAB)
+
 vm-assets: packages-run $(if $(filter micro,$(KERNEL)),packages-micro-kernel) ## kernel and root disk for guests, in $(ASSETS)
 	go run -buildvcs=false ./cmd/vm-assets -out $(ASSETS) -kernel $(KERNEL)
 
 packages: packages-test ## install what build, demo and tests need
 
-.PHONY: packages-build packages-run packages-test packages-micro-kernel
-packages-build packages-run packages-test packages-micro-kernel: packages-%:
+.PHONY: packages-build packages-run packages-test packages-lab packages-micro-kernel
+packages-build packages-run packages-test packages-lab packages-micro-kernel: packages-%:
 	@hack/packages $*
 
 clean: ## remove build/

@@ -99,16 +99,16 @@ func TestTrialGuests(t *testing.T) {
 	file, err := os.Open(kernel)
 	must(t, err)
 	defer file.Close()
-	if v := tryKVM(t.Context(), stubPath, file); !v.Usable {
+	if v := tryKVM(t.Context(), stubPath, file, canaryTimeout); !v.Usable {
 		t.Errorf("a guest that comes up: %+v", v)
 	}
-	if v := tryKVM(t.Context(), "/bin/false", file); v.Usable || !strings.Contains(v.Why, "ended without") {
+	if v := tryKVM(t.Context(), "/bin/false", file, canaryTimeout); v.Usable || !strings.Contains(v.Why, "ended without") {
 		t.Errorf("a VMM that ends: %+v", v)
 	}
 	notAKernel, err := os.Open("/dev/null")
 	must(t, err)
 	defer notAKernel.Close()
-	if v := tryKVM(t.Context(), stubPath, notAKernel); v.Usable || !strings.Contains(v.Why, "invalid kernel header") {
+	if v := tryKVM(t.Context(), stubPath, notAKernel, canaryTimeout); v.Usable || !strings.Contains(v.Why, "invalid kernel header") {
 		t.Errorf("no kernel: %+v", v)
 	}
 }
@@ -124,7 +124,7 @@ func TestTrialGuestThatHangs(t *testing.T) {
 	must(t, err)
 	defer file.Close()
 	var v kvm.Verdict
-	bounded(t, canaryTimeout+time.Second, func() { v = tryKVM(t.Context(), hangs, file) })
+	bounded(t, canaryTimeout+time.Second, func() { v = tryKVM(t.Context(), hangs, file, canaryTimeout) })
 	if v.Usable || !strings.Contains(v.Why, "did not come up within") {
 		t.Errorf("%+v", v)
 	}
@@ -185,7 +185,7 @@ func TestKVMOfThisHost(t *testing.T) {
 	}
 	r.config.Accel, r.config.StateDir, r.config.CanaryKernel = accelAuto, r.dir, r.kernel
 	auto := r.another()
-	bounded(t, canaryTimeout+2*time.Second, func() { must(t, auto.Prepare(t.Context())) })
+	bounded(t, trialTimeout()+2*time.Second, func() { must(t, auto.Prepare(t.Context())) })
 	verdict := auto.accel.verdict
 	if verdict == nil || verdict.Why == "" {
 		t.Fatalf("verdict %+v", verdict)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os/exec"
 	"path/filepath"
+	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
@@ -31,6 +32,8 @@ type Config struct {
 	Accel        string // "auto", "kvm" or "tcg"; "" is auto
 	StateDir     string // where the verdict about KVM is kept; "" keeps it in memory only
 	CanaryKernel string // kernel of the trial boot that decides about KVM; "" means that auto never takes KVM
+	// CanaryTimeout is how long the trial boot may take; 0 is 5 s. A host that is emulated itself needs more.
+	CanaryTimeout time.Duration
 
 	Supervisor *vmmprocess.Supervisor
 	Drainer    *console.Drainer
@@ -59,6 +62,9 @@ func New(cfg Config) (*Backend, error) {
 	}
 	if cfg.Binary != "" && !filepath.IsAbs(cfg.Binary) {
 		return nil, fmt.Errorf("QEMU's path %q is not absolute", cfg.Binary)
+	}
+	if cfg.CanaryTimeout == 0 {
+		cfg.CanaryTimeout = canaryTimeout
 	}
 	b := &Backend{cfg: cfg, tscKHz: hostTSC()}
 	b.accel = accelerator{mode: cfg.Accel, turn: make(chan struct{}, 1), probe: kvm.Probe, canary: b.canary, log: cfg.Log}

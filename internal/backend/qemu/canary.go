@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// canaryTimeout is how long the trial guest may take. By KVM it takes a fraction of a second.
+	// canaryTimeout is how long the trial guest may take, unless Config says otherwise. By KVM it takes a fraction of a second.
 	canaryTimeout = 5 * time.Second
 	// canaryFile keeps the verdict, in the state directory.
 	canaryFile = "kvm-canary.json"
@@ -45,7 +45,7 @@ func (b *Backend) canary(ctx context.Context) (kvm.Verdict, error) {
 	if v, ok := kvm.Recall(path, key); ok && b.cfg.StateDir != "" {
 		return v, nil
 	}
-	v := tryKVM(ctx, binary, kernel)
+	v := tryKVM(ctx, binary, kernel, b.cfg.CanaryTimeout)
 	if ctx.Err() == nil && b.cfg.StateDir != "" {
 		if err := kvm.Keep(path, key, v); err != nil {
 			b.cfg.Log.Warn("the verdict about KVM could not be kept; it will be tried again at the next start", "error", err)
@@ -54,10 +54,10 @@ func (b *Backend) canary(ctx context.Context) (kvm.Verdict, error) {
 	return v, nil
 }
 
-// tryKVM boots kernel alone and waits for its last words. QEMU is a process of its own, as a hanging KVM can hold up
+// tryKVM boots kernel alone and waits for its last words, up to limit. QEMU is a process of its own, as a hanging KVM can hold up
 // the end of a process that uses it, and dies with metald: it is nobody's VM.
-func tryKVM(ctx context.Context, binary string, kernel *os.File) kvm.Verdict {
-	ctx, cancel := context.WithTimeout(ctx, canaryTimeout)
+func tryKVM(ctx context.Context, binary string, kernel *os.File, limit time.Duration) kvm.Verdict {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	screen := kvm.NewScreen(cancel)
 	stderr := &console.Tail{}
@@ -77,7 +77,7 @@ func tryKVM(ctx context.Context, binary string, kernel *os.File) kvm.Verdict {
 	case screen.Marker() != "":
 		return kvm.Verdict{Usable: true, Why: fmt.Sprintf("a trial guest came up within %s", took)}
 	case ctx.Err() != nil:
-		return kvm.Verdict{Why: fmt.Sprintf("a trial guest did not come up within %s", canaryTimeout)}
+		return kvm.Verdict{Why: fmt.Sprintf("a trial guest did not come up within %s", limit)}
 	case stderr.String() != "":
 		return kvm.Verdict{Why: fmt.Sprintf("QEMU ended in a trial (%v): %s", err, stderr)}
 	}

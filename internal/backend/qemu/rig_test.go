@@ -30,7 +30,11 @@ import (
 // patience bounds every wait of these tests: a guest by TCG on a busy machine needs seconds.
 const patience = 60 * time.Second
 
-var stubPath string // built once, by TestMain
+// What TestMain makes once.
+var (
+	stubPath string
+	trials   string // the directory that keeps the verdict about KVM
+)
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
@@ -41,6 +45,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	trials = dir
 	if stubPath, err = stubvmm.BuildQEMUIn(dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -85,6 +90,14 @@ func realAccel() string {
 	return accelTCG
 }
 
+// trialTimeout is how long a trial of KVM may take: in the lab everything is slow.
+func trialTimeout() time.Duration {
+	if inLab() {
+		return patience
+	}
+	return canaryTimeout
+}
+
 // onQEMU returns a rig with QEMU itself and real guests; it skips the test where there are none.
 func onQEMU(t testing.TB) *rig {
 	t.Helper()
@@ -101,7 +114,7 @@ func onQEMU(t testing.TB) *rig {
 			t.Skipf("no VM assets: %v; `make vm-assets` makes them", err)
 		}
 	}
-	r := newRig(t, runtimeDir(t), Config{Accel: realAccel(), CanaryKernel: kernel}, kernel, root)
+	r := newRig(t, runtimeDir(t), Config{Accel: realAccel(), CanaryKernel: kernel, CanaryTimeout: trialTimeout(), StateDir: trials}, kernel, root)
 	if err := r.backend.Check(t.Context()); err != nil {
 		t.Skipf("no QEMU: %v", err)
 	}

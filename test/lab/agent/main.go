@@ -15,12 +15,11 @@ import (
 )
 
 func main() {
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "agent:", err)
-		os.Exit(1)
-	}
+	fmt.Fprintln(os.Stderr, "agent:", run())
+	os.Exit(1)
 }
 
+// run serves until it cannot any more.
 func run() error {
 	port, err := open("/dev/virtio-ports/"+wire.PortName, time.Minute)
 	if err != nil {
