@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/stubvmm"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
@@ -80,7 +81,7 @@ func onStub(t testing.TB, jailed bool) *rig {
 	t.Helper()
 	dir := runtimeDir(t)
 	kernel, root := filepath.Join(dir, "vmlinux"), filepath.Join(dir, "root.ext4")
-	write(t, kernel, fakeVmlinux())
+	write(t, kernel, stubvmm.Kernel())
 	write(t, root, make([]byte, 4096))
 	r := newRig(t, dir, stubs.Firecracker, stubs.Jailer, jailed, kernel, root)
 	r.guests = true
@@ -404,16 +405,6 @@ func runtimeDir(t testing.TB) string {
 	must(t, os.Chmod(dir, 0o755))
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	return dir
-}
-
-// fakeVmlinux has the header of an ELF file for x86-64 and nothing else.
-func fakeVmlinux() []byte {
-	b := make([]byte, 4096)
-	copy(b, "\x7fELF\x02\x01\x01")
-	b[16], b[18], b[20] = 2, 62, 1 // ET_EXEC, EM_X86_64, EV_CURRENT
-	b[52] = 64                     // e_ehsize
-	b[54], b[58] = 56, 64          // e_phentsize, e_shentsize
-	return b
 }
 
 type testLog struct{ t testing.TB }
