@@ -252,6 +252,9 @@ func (l *launch) start(ctx context.Context) (_ *machine, err error) {
 		return nil, err
 	}
 	command, err := l.command()
+	if command.Root != nil {
+		defer command.Root.Close()
+	}
 	if err == nil {
 		m.process, err = l.backend.cfg.Supervisor.Start(ctx, command, func(id types.ProcessIdentity) error {
 			m.handle.Process = id

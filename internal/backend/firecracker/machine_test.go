@@ -48,10 +48,10 @@ func TestEndsOfAGuest(t *testing.T) {
 	}
 }
 
-// A guest that says it is off and goes on burning CPU is not off.
+// A guest that says that it is off and talks on is not off.
 func TestWordsAloneDoNotEndAVM(t *testing.T) {
 	r := onStub(t, false)
-	v := r.running("lies", "metald.burn=forever", "metald.exit=poweroff")
+	v := r.running("lies", "metald.flood=1", "metald.exit=poweroff")
 	v.screen.waitFor(t, "reboot: System halted")
 	select { // what must not happen has to be given its time
 	case <-v.Exited():
