@@ -110,7 +110,7 @@ func (m *machine) answers(ctx context.Context) (version, error) {
 // abandon kills a Firecracker that did not come up, and says why it did not.
 func (m *machine) abandon(ctx context.Context, err error) error {
 	refused := types.KindOf(err) != types.KindInternal && types.KindOf(err) != types.KindUnavailable
-	died := ctx.Err() == nil && !refused && !errors.Is(err, errMute) && m.diesWithin(ctx, drainTimeout)
+	died := ctx.Err() == nil && !refused && (m.died() || !errors.Is(err, errMute) && m.diesWithin(ctx, drainTimeout))
 	killCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
 	killErr := m.process.Kill(killCtx)
@@ -170,7 +170,9 @@ func (m *machine) reattach(ctx context.Context, b *Backend) error {
 		return err
 	}
 	m.started = info.State != stateNotStarted
-	m.meter.running.Store(states[info.State] == lifecycle.Running)
+	if m.started {
+		m.meter.run(states[info.State] == lifecycle.Running) // which flushes what came while no metald was there
+	}
 	return m.attach(m.jail, b, false)
 }
 

@@ -47,23 +47,37 @@ func (h home) inside(name string) string {
 
 // remove removes all of it. No process of it is alive. It is repeatable; what cannot be removed holds up nothing else.
 func (h home) remove(ctx context.Context) error {
-	var errs []error
-	if j := h.private.Jail; j != nil {
-		errs = append(errs, removeGroup(ctx, j.Cgroup, j.ID), h.removeJail(ctx))
+	return errors.Join(h.removeGroup(ctx), h.removeJail(ctx), h.restoreLent(), h.removeRunDir(ctx))
+}
+
+func (h home) removeGroup(ctx context.Context) error {
+	if h.private.Jail == nil {
+		return nil
 	}
-	for _, loan := range h.private.Lent {
-		errs = append(errs, loan.Restore())
-	}
-	return errors.Join(append(errs, dir.RemoveContext(ctx, h.runDir))...)
+	return removeGroup(ctx, h.private.Jail.Cgroup, h.private.Jail.ID)
 }
 
 func (h home) removeJail(ctx context.Context) error {
+	if h.private.Jail == nil {
+		return nil // the root is in the run directory
+	}
 	root, err := h.root()
 	if err != nil {
 		return err
 	}
 	return jail.Remove(ctx, filepath.Dir(root))
 }
+
+// restoreLent gives back what was lent to the VM's user.
+func (h home) restoreLent() error {
+	var errs []error
+	for _, loan := range h.private.Lent {
+		errs = append(errs, loan.Restore())
+	}
+	return errors.Join(errs...)
+}
+
+func (h home) removeRunDir(ctx context.Context) error { return dir.RemoveContext(ctx, h.runDir) }
 
 // removeGroup removes a cgroup, and ends what is still in it.
 func removeGroup(ctx context.Context, parent, name string) error {

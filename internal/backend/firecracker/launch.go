@@ -50,7 +50,9 @@ type launch struct {
 	calls       []call
 
 	home    home
-	jail    *jail.Jail    // the VMM's root, with or without a jailer
+	runDir  bool          // it was made: what was there before is somebody else's, and stays
+	jail    *jail.Jail    // the VMM's root, with or without a jailer; nil before it was made
+	lend    []jail.Loan   // to be given to the VM's user
 	group   *cgroup.Group // nil without a jailer
 	cage    *cage         // likewise
 	cgroups int           // their version; 0 without a jailer
@@ -125,6 +127,7 @@ func (l *launch) prepare(ctx context.Context) error {
 	if err := vmmprocess.MakeRunDir(l.req.RunDir, 0, 0); err != nil {
 		return err
 	}
+	l.runDir = true
 	if err := vmmprocess.MakeStderr(filepath.Join(l.req.RunDir, stderrName)); err != nil {
 		return err
 	}
@@ -197,8 +200,11 @@ func (l *launch) put(ctx context.Context, field string, f jail.File) error {
 	if err != nil {
 		return types.FieldErrorf(kindOfFile(ctx, err), field, "the VMM cannot be given the file: %w", plain(err))
 	}
-	if loan := placed.Loan; loan != nil && loan.UID != l.req.UID {
-		l.home.private.Lent = append(l.home.private.Lent, *loan)
+	if loan := placed.Loan; loan != nil {
+		l.lend = append(l.lend, *loan)
+		if loan.UID != l.req.UID {
+			l.home.private.Lent = append(l.home.private.Lent, *loan)
+		}
 	}
 	return nil
 }
@@ -253,10 +259,13 @@ func (l *launch) start(ctx context.Context) (_ *machine, err error) {
 		return nil, err
 	}
 	command, err := l.command()
+	if command.Root != nil {
+		defer command.Root.Close()
+	}
 	if err == nil {
 		m.process, err = l.backend.cfg.Supervisor.Start(ctx, command, func(id types.ProcessIdentity) error {
 			m.handle.Process = id
-			return l.req.Commit(m.handle)
+			return l.commit(m.handle)
 		})
 	}
 	if err != nil {
@@ -269,6 +278,20 @@ func (l *launch) start(ctx context.Context) (_ *machine, err error) {
 	m.jail, l.jail = l.jail, nil
 	go m.run()
 	return m, nil
+}
+
+// commit has the handle made durable. Only then is anything of the host lent to the VM's user: what is lent can be
+// given back, whenever metald dies.
+func (l *launch) commit(h types.Handle) error {
+	if err := l.req.Commit(h); err != nil {
+		return err
+	}
+	for _, loan := range l.lend {
+		if err := loan.Give(); err != nil {
+			return types.Errorf(types.KindInternal, "lend a disk to the VM's user: %w", err)
+		}
+	}
+	return nil
 }
 
 func (l *launch) handle() types.Handle {
@@ -346,11 +369,22 @@ func startError(ctx context.Context, err error) error {
 	return types.Errorf(types.KindUnavailable, "%w", err)
 }
 
-// undo removes what a launch that did not succeed left. Its process is dead.
+// undo removes what a launch that did not succeed made. Its process is dead.
 func (l *launch) undo(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
-	return l.home.remove(ctx)
+	var errs []error
+	if l.group != nil {
+		errs = append(errs, l.home.removeGroup(ctx))
+	}
+	if l.jail != nil {
+		errs = append(errs, l.home.removeJail(ctx))
+	}
+	errs = append(errs, l.home.restoreLent())
+	if l.runDir {
+		errs = append(errs, l.home.removeRunDir(ctx))
+	}
+	return errors.Join(errs...)
 }
 
 func (l *launch) close() {

@@ -261,8 +261,11 @@ func (m *machine) end(ctx context.Context) error {
 	if !m.died() {
 		m.mu.Lock()
 		m.forced = true
+		started := m.started
 		m.mu.Unlock()
-		m.meter.last(ctx, m.api)
+		if started {
+			m.meter.last(ctx, m.api)
+		}
 	}
 	if err := m.process.Kill(ctx); err != nil {
 		return err

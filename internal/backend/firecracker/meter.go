@@ -96,11 +96,9 @@ func (t *meter) take(err error) {
 	t.failed = err
 }
 
-// last has the metrics of a VMM that is about to be killed written, if that is soon done. They are read at its end.
+// last has the metrics of a VMM that is about to be killed written, if that is soon done. They are read at its end. A
+// guest that stands still may have stopped a moment ago.
 func (t *meter) last(ctx context.Context, api *client) {
-	if !t.running.Load() {
-		return // the last flush was when the guest stopped
-	}
 	ctx, cancel := context.WithTimeout(ctx, lastFlush)
 	defer cancel()
 	t.flushed.Store(api.flushMetrics(ctx) == nil)

@@ -41,6 +41,7 @@ type rig struct {
 	dir     string
 	kernel  string
 	root    string // template of the root disk
+	volumes string // directory of volumes, "" for none
 	config  Config
 	backend *Backend
 }

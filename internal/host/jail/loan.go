@@ -25,17 +25,6 @@ type Loan struct {
 	To Owner `json:"to"`
 }
 
-// LoanOf says whose a file is now that to is about to get. Who records it before Place changes the owner can give the
-// file back after a crash in between.
-func LoanOf(source string, to Owner) (Loan, error) {
-	f, err := disk.Pin(source)
-	if err != nil {
-		return Loan{}, err
-	}
-	defer f.Close()
-	return loanOf(f, to)
-}
-
 func loanOf(f *disk.Pinned, to Owner) (Loan, error) {
 	_, st, err := typeOf(f.Fd())
 	if err != nil {
@@ -45,6 +34,30 @@ func loanOf(f *disk.Pinned, to Owner) (Loan, error) {
 		Source: f.Path, Device: f.Device, Inode: f.Inode, Born: f.Born,
 		UID: st.Uid, GID: st.Gid, Mode: st.Mode & 0o7777, To: to,
 	}, nil
+}
+
+// Give makes the file the VMM's user's, who may then write to it. It comes after the loan was recorded: so the file can
+// be given back whenever metald dies. Another file at its path, or another owner than before, is disk.ErrChanged. A
+// second time is no error.
+func (l Loan) Give() error {
+	f, err := disk.Pin(l.Source)
+	if err != nil {
+		return fmt.Errorf("lend: %w", err)
+	}
+	defer f.Close()
+	now, err := loanOf(f, l.To)
+	if err != nil {
+		return fmt.Errorf("lend: %w", err)
+	}
+	had, has := Owner{l.UID, l.GID}, Owner{now.UID, now.GID}
+	if !f.Same(disk.File{Device: l.Device, Inode: l.Inode, Born: l.Born}) || has != had && has != l.To {
+		return fmt.Errorf("lend %s: %w", l.Source, disk.ErrChanged)
+	}
+	// Bits that gain whoever runs the file another user are none of a disk's.
+	if err := own(f, l.To, l.Mode&0o777|0o600); err != nil {
+		return fmt.Errorf("lend %s: %w", l.Source, errors.Join(err, own(f, had, l.Mode)))
+	}
+	return nil
 }
 
 // Restore gives the file back, with the mode that it had. A file that is gone, or that somebody gave to another user
@@ -83,23 +96,19 @@ func own(f *disk.Pinned, owner Owner, mode uint32) error {
 	return unix.Chmod(f.Name(), mode)
 }
 
-// lend puts a file into a jail that is written there, and gives it to the VMM's user.
+// lend puts a file into a jail that is to be written there.
 func lend(source *disk.Pinned, dir int, base string, to Owner) (Placed, error) {
 	loan, err := loanOf(source, to)
 	if err != nil {
 		return Placed{}, err
 	}
-	way, undo := Link, func() error { return unix.Unlinkat(dir, base, 0) }
+	way := Link
 	if err = link(source, dir, base); linksNot(err) {
-		way, undo = Mount, func() error { return unbind(dir, base) }
+		way = Mount
 		err = bind(source, dir, base)
 	}
 	if err != nil {
 		return Placed{}, err
-	}
-	// Bits that gain whoever runs the file another user are none of a disk's.
-	if err := own(source, to, loan.Mode&0o777|0o600); err != nil {
-		return Placed{}, errors.Join(err, own(source, Owner{loan.UID, loan.GID}, loan.Mode), undo())
 	}
 	return Placed{Way: way, Loan: &loan}, nil
 }

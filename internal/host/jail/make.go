@@ -113,14 +113,19 @@ func (j *Jail) Dir(name string) error {
 // os.ErrExist.
 func (j *Jail) Executable(name string) (device, inode uint64, err error) {
 	err = j.in("create", name, func(dir int, base string) error {
-		fd, err := openAt(dir, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o755)
+		// It is never open for writing: a child that metald forks meanwhile would have it open, too, for a moment, in
+		// which nobody can execute it (ETXTBSY).
+		if err := unix.Mknodat(dir, base, unix.S_IFREG|0o755, 0); err != nil {
+			return err
+		}
+		fd, err := openAt(dir, base, unix.O_PATH, 0)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(fd)
 		_, st, err := typeOf(fd)
 		device, inode = st.Dev, st.Ino
-		return errors.Join(err, unix.Fchmod(fd, 0o755)) // whatever the umask
+		return errors.Join(err, unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), 0o755)) // whatever the umask
 	})
 	return device, inode, err
 }

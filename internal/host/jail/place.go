@@ -43,16 +43,17 @@ const (
 // Placed is a file in a jail.
 type Placed struct {
 	Way Way
-	// Loan says whose a Writable was. It is to be recorded, and restored when the jail is gone; nil for a ReadOnly.
+	// Loan says whose a Writable is. It is to be recorded, then given, and restored when the jail is gone; nil for a
+	// ReadOnly.
 	Loan *Loan
 }
 
-// Place puts a file into the jail. The name was not there: os.ErrExist. After an error nothing of it is left, and the
-// source is whose it was.
+// Place puts a file into the jail. The name was not there: os.ErrExist. After an error nothing of it is left. The
+// source stays whose it is.
 //
 // A ReadOnly is a hard link where the VMM's user may read the source and can do no more to it, and a copy otherwise. A
-// Writable is a hard link, or a bind mount where the source is on another file system, and the source becomes the VMM's
-// user's until Loan.Restore.
+// Writable is a hard link, or a bind mount where the source is on another file system, and becomes the VMM's user's by
+// Loan.Give.
 //
 // Errors: os.ErrNotExist where there is no source; unix.ELOOP for a link; disk.ErrChanged for one that was written to
 // while it was copied; ENOSPC; ctx's where it ended before a copy was made.
