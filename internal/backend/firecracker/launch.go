@@ -253,6 +253,8 @@ func (l *launch) start(ctx context.Context) (_ *machine, err error) {
 		return nil, err
 	}
 	command, err := l.command()
+	defer command.Root.Close() // which nil allows, with an error
+	defer command.BornIn.Close()
 	if err == nil {
 		m.process, err = l.backend.cfg.Supervisor.Start(ctx, command, func(id types.ProcessIdentity) error {
 			m.handle.Process = id
@@ -287,8 +289,8 @@ func (l *launch) command() (vmmprocess.Command, error) {
 	if j := l.backend.cfg.Jail; j != nil {
 		c.Path, c.Becomes = l.jailer.Path, &l.becomes
 		c.NewPIDNamespace, c.NewNetNamespace = j.PIDNamespace, j.NetNamespace
-		c.Admit = l.group.Add
-		return c, nil
+		c.BornIn, c.Joins, err = l.group.Entrances()
+		return c, err
 	}
 	c.UID, c.GID = l.req.UID, l.req.GID
 	if gid, needed := kvm.Group(); needed && c.UID != 0 {
@@ -307,6 +309,9 @@ func (l *launch) ready(ctx context.Context, m *machine) error {
 	waiting, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	defer m.onExit(cancel)()
+	if err := m.attach(l.jail, l.backend, true); err != nil { // while Firecracker begins
+		return err
+	}
 	if err := l.jail.Await(waiting, jailer.Socket); err != nil {
 		return fmt.Errorf("it did not make its API's socket: %w", err)
 	}
@@ -319,9 +324,6 @@ func (l *launch) ready(ctx context.Context, m *machine) error {
 		return err
 	}
 	m.handle.VMMVersion = v.String()
-	if err := m.attach(l.jail, l.backend, true); err != nil {
-		return err
-	}
 	if err := m.api.configure(waiting, l.calls); err != nil {
 		return err
 	}
