@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -34,7 +35,7 @@ const rawUID = 720_000
 //     client; and
 //   - one durable write of a record's size.
 //
-// It has no API, no start gate, no check of who it talks to, no limit, and watches nothing.
+// Where it is metered, it also has the metrics of guests that run written and read every 100 ms. It has no API, no start gate, no check of who it talks to, no limit, and watches nothing.
 type rawFirecracker struct {
 	b           *testing.B
 	firecracker string
@@ -45,6 +46,7 @@ type rawFirecracker struct {
 	log         *os.File // takes the durable writes
 	kvm         uint32   // the group of /dev/kvm
 	ready       func(dir string, dial func() (net.Conn, error)) net.Conn
+	metered     bool // has the guests' metrics written and read as often as metald does
 	n           atomic.Int64
 }
 
@@ -56,6 +58,8 @@ type rawMachine struct {
 	conn   net.Conn
 	lines  *bufio.Reader
 	pipes  []*os.File
+	stop   chan struct{} // ends the metering
+	meter  sync.WaitGroup
 }
 
 // newRawFirecracker makes a floor beside a metald whose VMs' processes are like the one of pid.
@@ -119,7 +123,27 @@ func (r *rawFirecracker) start() *rawMachine {
 	_, err := r.log.WriteAt(make([]byte, 1024), n%1000*1024)
 	r.must(err)
 	r.must(unix.Fdatasync(int(r.log.Fd())))
+	if r.metered {
+		m.stop = make(chan struct{})
+		m.meter.Go(func() { r.keepTime(m) })
+	}
 	return m
+}
+
+// keepTime has the metrics written, and takes them from the FIFO.
+func (r *rawFirecracker) keepTime(m *rawMachine) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for buf := make([]byte, 64<<10); ; {
+		select {
+		case <-m.stop:
+			return
+		case <-tick.C:
+		}
+		r.call(m, "PUT", "/actions", `{"action_type":"FlushMetrics"}`)
+		_, err := m.pipes[0].Read(buf)
+		r.must(err)
+	}
 }
 
 func (r *rawFirecracker) makeRoot(m *rawMachine, id string, uid int) (root string) {
@@ -291,6 +315,10 @@ func (r *rawFirecracker) call(m *rawMachine, method, path, body string) []byte {
 
 // end kills the VMM, waits for it and removes what it had.
 func (r *rawFirecracker) end(m *rawMachine) {
+	if m.stop != nil {
+		close(m.stop)
+		m.meter.Wait()
+	}
 	r.must(syscall.Kill(m.pid, syscall.SIGKILL))
 	_, err := syscall.Wait4(m.pid, nil, 0, nil)
 	r.must(err)
