@@ -182,6 +182,9 @@ func (e *entry) prepare() (files, error) {
 
 // make makes everything of the VM. After an error its record says what may be left.
 func (e *entry) make(ctx context.Context, f files) (types.Machine, error) {
+	if err := e.save(); err != nil {
+		return nil, errNotSaved
+	}
 	uid, gid := e.m.owner(e.rec.Slot)
 	if err := e.m.makeDir(ctx, e.id, uid, gid, f); err != nil {
 		return nil, err
