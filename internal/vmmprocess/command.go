@@ -38,6 +38,11 @@ func (c Command) check() (Executable, error) {
 			return Executable{}, fmt.Errorf("file %d to pass is nil or closed", FirstFile+i)
 		}
 	}
+	for _, file := range c.Joins {
+		if !filepath.IsAbs(file) {
+			return Executable{}, fmt.Errorf("%q is not the absolute path of a cgroup's tasks", file)
+		}
+	}
 	if c.Root != nil && len(c.Files) > 0 {
 		return Executable{}, errors.New("a VMM that starts in a directory by descriptor gets no files")
 	}

@@ -6,8 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 )
@@ -180,24 +182,58 @@ func TestStartsInADirectoryThatItsUserCannotReach(t *testing.T) {
 	}
 }
 
-// Admit sees the process in the gate, before anybody has committed it; its error is the start's.
-func TestAdmitComesBeforeCommit(t *testing.T) {
+// The gate joins its groups before it asks for leave, and is none of the VMM where it cannot.
+func TestGateJoinsFirst(t *testing.T) {
 	s := newSupervisor(t)
-	full := errors.New("no such cgroup")
-	var admitted int
+	dir := t.TempDir()
+	tasks := filepath.Join(dir, "tasks")
 	c := sleepCommand(t)
-	c.Admit = func(pid int) error { admitted = pid; return full }
-	_, err := s.Start(t.Context(), c, func(types.ProcessIdentity) error {
-		t.Error("committed what was not admitted")
-		return nil
-	})
-	if !errors.Is(err, full) || admitted == 0 || alive(admitted) {
-		t.Errorf("process %d, alive %v: %v", admitted, alive(admitted), err)
+	c.Joins = []string{tasks, filepath.Join(dir, "a b")}
+	p, err := s.Start(t.Context(), c, accept)
+	if err != nil {
+		t.Fatal(err)
 	}
-	c.Admit = func(pid int) error { admitted = pid; return nil }
+	cleanUp(t, p)
+	awaitExec(t, p)
+	for _, file := range c.Joins {
+		if wrote, err := os.ReadFile(file); err != nil || string(wrote) != "0\n" {
+			t.Errorf("%s: %q, %v", file, wrote, err)
+		}
+	}
+
+	c.Joins = []string{filepath.Join(dir, "none", "tasks")}
+	c.Stderr = filepath.Join(dir, "stderr")
+	p, err = s.Start(t.Context(), c, accept)
+	if err != nil {
+		return // the gate had ended before it was opened
+	}
+	select {
+	case <-p.Exited():
+	case <-time.After(limit):
+		t.Fatal("a VMM runs outside of its group")
+	}
+	if status, known := p.Status(); !known || status.ExitStatus() != 126 && status.ExitStatus() != 2 {
+		t.Errorf("it ended with %v", status)
+	}
+	if said, err := os.ReadFile(c.Stderr); err != nil || !strings.Contains(string(said), "none/tasks") {
+		t.Errorf("it said %q, %v", said, err)
+	}
+}
+
+// A process is born in a group of v2, and never anywhere else.
+func TestBornInACgroup(t *testing.T) {
+	group := v2Group(t)
+	s := newSupervisor(t)
+	c := sleepCommand(t)
+	var err error
+	if c.BornIn, err = os.Open(group); err != nil {
+		t.Fatal(err)
+	}
+	defer c.BornIn.Close()
 	p, err := s.Start(t.Context(), c, func(id types.ProcessIdentity) error {
-		if id.PID != admitted {
-			t.Errorf("committed %s, admitted %d", strconv.Itoa(id.PID), admitted)
+		in, err := os.ReadFile(filepath.Join(group, "cgroup.procs"))
+		if err != nil || strings.TrimSpace(string(in)) != strconv.Itoa(id.PID) {
+			t.Errorf("when it is committed %q is in the group (%v), want %d", in, err, id.PID)
 		}
 		return nil
 	})
@@ -205,4 +241,24 @@ func TestAdmitComesBeforeCommit(t *testing.T) {
 		t.Fatal(err)
 	}
 	cleanUp(t, p)
+}
+
+// v2Group makes a cgroup that is removed when the processes of the test have ended.
+func v2Group(t *testing.T) string {
+	t.Helper()
+	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		if _, err := os.Stat(root + "/cgroup.procs"); err != nil {
+			continue
+		}
+		dir, err := os.MkdirTemp(root, "metald-test")
+		if err != nil {
+			t.Skipf("no cgroup can be made: %v", err)
+		}
+		t.Cleanup(func() {
+			eventually(t, "the cgroup is empty", func() bool { return os.Remove(dir) == nil })
+		})
+		return dir
+	}
+	t.Skip("cgroup v2 is not mounted on this machine")
+	return ""
 }

@@ -35,9 +35,13 @@ type Command struct {
 	// The process is the first of a PID namespace, alone in a network namespace; both go with it. Only root can.
 	NewPIDNamespace, NewNetNamespace bool
 
-	// Admit, where it is set, is called with the pid while the process waits in the start gate, before it is committed:
-	// to put it into a cgroup, say, which so has everything that the VMM ever does.
-	Admit func(pid int) error
+	// The cgroups that the process is in before it becomes the VMM, so that they have everything that this ever does.
+	// BornIn is a directory of v2, open, and nil for none; Joins are the "tasks" of groups of v1, into which the start
+	// gate writes itself. A thread that moves itself waits for nobody; to move another process the kernel first waits
+	// for all that fork or end on the host, some 10 ms each time (cgroup_attach_lock in kernel/cgroup/cgroup.c).
+	// A VMM that could not join ends, with a line in Stderr, before it is one.
+	BornIn *os.File
+	Joins  []string
 }
 
 // FirstFile is the number that Command.Files[0] has in the VMM.
@@ -50,11 +54,14 @@ const FirstFile = 4
 // be protected (OOMScoreAdjust) and be inherited from.
 const (
 	gateShell  = "/bin/sh"
-	gateScript = `ulimit -c 0; { echo 500 >/proc/self/oom_score_adj; } 2>/dev/null; unset PWD OLDPWD SHLVL; read -r go <&3 && exec 3<&- && exec "$@"`
+	gateScript = gateJoins + `ulimit -c 0; { echo 500 >/proc/self/oom_score_adj; } 2>/dev/null; unset PWD OLDPWD SHLVL; read -r go <&3 && exec 3<&- && exec "$@"`
 	gateName   = "metald-gate"
 
 	// gateScriptAt does so in the directory that is open as fd 4. cd sets variables again.
-	gateScriptAt = `ulimit -c 0; { echo 500 >/proc/self/oom_score_adj; } 2>/dev/null; read -r go <&3 && exec 3<&- && cd /proc/self/fd/4 && exec 4<&- && unset PWD OLDPWD SHLVL && exec "$@"`
+	gateScriptAt = gateJoins + `ulimit -c 0; { echo 500 >/proc/self/oom_score_adj; } 2>/dev/null; read -r go <&3 && exec 3<&- && cd /proc/self/fd/4 && exec 4<&- && unset PWD OLDPWD SHLVL && exec "$@"`
+
+	// gateJoins enters the groups that come first among the arguments, up to an empty one.
+	gateJoins = `while [ "$1" ]; do echo 0 >"$1" || exit 126; shift; done; shift; `
 )
 
 // Start starts a process that can do nothing until commit has returned nil: the start gate. Commit gets the
@@ -87,7 +94,7 @@ func (s *Supervisor) start(ctx context.Context, c Command, commit func(types.Pro
 		return nil, err
 	}
 	defer gate.Close()
-	if err := p.pass(ctx, gate, id, c.Admit, commit); err != nil {
+	if err := p.pass(ctx, gate, id, commit); err != nil {
 		p.abort()
 		return nil, err
 	}
@@ -116,6 +123,7 @@ func (s *Supervisor) spawn(c Command) (*Process, *os.File, error) {
 	})
 	runtime.KeepAlive(c.Files)
 	runtime.KeepAlive(c.Root)
+	runtime.KeepAlive(c.BornIn)
 	if err != nil {
 		err = &os.PathError{Op: "fork/exec", Path: gateShell, Err: err}
 	} else if pidfd < 0 {
@@ -130,19 +138,14 @@ func (s *Supervisor) spawn(c Command) (*Process, *os.File, error) {
 	return p, gate, nil
 }
 
-// pass admits the process, commits its identity, watches it and opens the gate, in this order.
-func (p *Process) pass(ctx context.Context, gate *os.File, id types.ProcessIdentity, admit func(int) error, commit func(types.ProcessIdentity) error) error {
+// pass commits the identity of the process, watches it and opens the gate, in this order.
+func (p *Process) pass(ctx context.Context, gate *os.File, id types.ProcessIdentity, commit func(types.ProcessIdentity) error) error {
 	st, err := readStat(p.id.PID)
 	if err != nil {
 		return err
 	}
 	id.PID, id.BootID, id.StartTicks = p.id.PID, p.id.BootID, st.StartTicks
 	p.id = id
-	if admit != nil {
-		if err := admit(p.id.PID); err != nil {
-			return err
-		}
-	}
 	if err := commit(p.id); err != nil {
 		return err
 	}
@@ -187,7 +190,8 @@ func (c Command) argv() []string {
 	if c.Root != nil {
 		script = gateScriptAt
 	}
-	return append([]string{gateShell, "-c", script, gateName, c.Path}, c.Args...)
+	argv := append([]string{gateShell, "-c", script, gateName}, c.Joins...)
+	return append(append(argv, "", c.Path), c.Args...)
 }
 
 func (c Command) dir() string {
@@ -216,6 +220,9 @@ func (c Command) attributes(pidfd *int) *syscall.SysProcAttr {
 	sys := &syscall.SysProcAttr{Setsid: true, PidFD: pidfd}
 	if c.UID != 0 || c.GID != 0 {
 		sys.Credential = &syscall.Credential{Uid: c.UID, Gid: c.GID} // no supplementary groups
+	}
+	if c.BornIn != nil {
+		sys.UseCgroupFD, sys.CgroupFD = true, int(c.BornIn.Fd())
 	}
 	if c.NewPIDNamespace {
 		sys.Cloneflags |= syscall.CLONE_NEWPID

@@ -21,12 +21,21 @@ func TestMain(m *testing.M) {
 type measure func() time.Duration
 
 // pairs runs subject and floor turn by turn, b.N times and at least least times, and reports the median of each
-// and their ratio. The first tenth is not counted.
+// and their ratio.
 func pairs(b *testing.B, least int, subject, floor measure) {
+	b.Helper()
+	took := pairsOf(b, least, subject, floor)
+	report(b, median(took.subject), median(took.floor))
+}
+
+// sides are how long the turns of each side took.
+type sides struct{ subject, floor []time.Duration }
+
+// pairsOf runs the turns of pairs. The first tenth is not counted.
+func pairsOf(b *testing.B, least int, subject, floor measure) (took sides) {
 	b.Helper()
 	n := max(b.N, least)
 	warm := n / 10
-	var s, f []time.Duration
 	for i := range n + warm {
 		var ds, df time.Duration
 		if i%2 == 0 {
@@ -35,10 +44,10 @@ func pairs(b *testing.B, least int, subject, floor measure) {
 			df, ds = floor(), subject()
 		}
 		if i >= warm {
-			s, f = append(s, ds), append(f, df)
+			took.subject, took.floor = append(took.subject, ds), append(took.floor, df)
 		}
 	}
-	report(b, median(s), median(f))
+	return took
 }
 
 // report prints a subject, its floor and the ratio; the command that reads the output knows the gates by name.

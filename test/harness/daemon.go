@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,6 +30,7 @@ type Options struct {
 	AssetsDir string
 	Env       []string // UNKEY_METALD_… variables beyond those that follow from the fields above
 	UID       uint32   // user to run as; 0: the test's own
+	Under     []string // a command that executes, in its own process, the one that is appended; nil starts metald itself
 }
 
 // Daemon is one running metald process.
@@ -87,7 +89,8 @@ func Start(tb testing.TB, o Options) *Daemon {
 	d := &Daemon{StateDir: o.StateDir, log: &syncBuffer{}, exited: make(chan struct{})}
 	port := FreePort(tb)
 	d.URL = fmt.Sprintf("http://127.0.0.1:%d", port)
-	d.cmd = exec.Command(Binary(tb))
+	argv := append(slices.Clone(o.Under), Binary(tb))
+	d.cmd = exec.Command(argv[0], argv[1:]...)
 	d.cmd.Env = append([]string{
 		"GOTRACEBACK=all",
 		"PATH=" + os.Getenv("PATH"),

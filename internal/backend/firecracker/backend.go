@@ -103,11 +103,18 @@ func (b *Backend) vmm(ctx context.Context) (firecracker, jailer binary, err erro
 
 // private is this backend's part of a handle.
 type private struct {
-	UID  uint32                        `json:"uid"`
-	GID  uint32                        `json:"gid"`
-	Jail *jailed                       `json:"jail,omitempty"` // nil for a VMM that runs in its run directory
-	Lent []jail.Loan                   `json:"lent,omitempty"` // files that were given to the VM's user
-	Taps map[string]types.NetworkUsage `json:"taps,omitempty"` // their counters when this Firecracker began, by interface
+	UID      uint32                        `json:"uid"`
+	GID      uint32                        `json:"gid"`
+	Jail     *jailed                       `json:"jail,omitempty"` // nil for a VMM that runs in its run directory
+	Lent     []jail.Loan                   `json:"lent,omitempty"` // files that were given to the VM's user
+	LentTaps []tapLoan                     `json:"lentTaps,omitempty"`
+	Taps     map[string]types.NetworkUsage `json:"taps,omitempty"` // their counters when this Firecracker began, by interface
+}
+
+// tapLoan is a tap that is the VM's user's, and whose it was.
+type tapLoan struct {
+	Name string `json:"name"`
+	UID  uint32 `json:"uid"`
 }
 
 // jailed is what finds a jail again, whatever the configuration says by then.

@@ -11,6 +11,7 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/cgroup"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/tap"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess/jailer"
 )
@@ -73,6 +74,11 @@ func (h home) restoreLent() error {
 	var errs []error
 	for _, loan := range h.private.Lent {
 		errs = append(errs, loan.Restore())
+	}
+	for _, t := range h.private.LentTaps {
+		if err := tap.Give(t.Name, t.UID); err != nil && !errors.Is(err, tap.ErrAbsent) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -224,15 +224,17 @@ func kindOfFile(ctx context.Context, err error) types.Kind {
 	return types.KindInternal
 }
 
-// lendTaps lets the VM's user open its taps, and notes their counters: they began before this VM.
+// lendTaps notes whose the VM's taps are, which its user is to open, and their counters: they began before this VM.
 func (l *launch) lendTaps() error {
 	for i, n := range l.req.Spec.Networks {
 		field := fmt.Sprintf("config.network[%d].tap_device", i)
-		if err := tap.Give(n.Tap, l.req.UID); errors.Is(err, tap.ErrName) {
+		owner, err := tap.Owner(n.Tap)
+		if errors.Is(err, tap.ErrName) {
 			return types.FieldErrorf(types.KindInvalid, field, "%w", err)
 		} else if err != nil {
 			return types.FieldErrorf(types.KindPrecondition, field, "%w", err)
 		}
+		l.home.private.LentTaps = append(l.home.private.LentTaps, tapLoan{Name: n.Tap, UID: owner})
 		if base, err := tap.Read(n.Tap); err == nil {
 			if l.home.private.Taps == nil {
 				l.home.private.Taps = map[string]types.NetworkUsage{}
@@ -259,9 +261,8 @@ func (l *launch) start(ctx context.Context) (_ *machine, err error) {
 		return nil, err
 	}
 	command, err := l.command()
-	if command.Root != nil {
-		defer command.Root.Close()
-	}
+	defer command.Root.Close() // which nil allows, with an error
+	defer command.BornIn.Close()
 	if err == nil {
 		m.process, err = l.backend.cfg.Supervisor.Start(ctx, command, func(id types.ProcessIdentity) error {
 			m.handle.Process = id
@@ -269,6 +270,7 @@ func (l *launch) start(ctx context.Context) (_ *machine, err error) {
 		})
 	}
 	if err != nil {
+		m.unlife()
 		m.words.Close()
 		return nil, startError(ctx, err)
 	}
@@ -291,6 +293,11 @@ func (l *launch) commit(h types.Handle) error {
 			return types.Errorf(types.KindInternal, "lend a disk to the VM's user: %w", err)
 		}
 	}
+	for i, n := range l.req.Spec.Networks {
+		if err := tap.Give(n.Tap, l.req.UID); err != nil {
+			return types.FieldErrorf(types.KindPrecondition, fmt.Sprintf("config.network[%d].tap_device", i), "%w", err)
+		}
+	}
 	return nil
 }
 
@@ -310,8 +317,8 @@ func (l *launch) command() (vmmprocess.Command, error) {
 	if j := l.backend.cfg.Jail; j != nil {
 		c.Path, c.Becomes = l.jailer.Path, &l.becomes
 		c.NewPIDNamespace, c.NewNetNamespace = j.PIDNamespace, j.NetNamespace
-		c.Admit = l.group.Add
-		return c, nil
+		c.BornIn, c.Joins, err = l.group.Entrances()
+		return c, err
 	}
 	c.UID, c.GID = l.req.UID, l.req.GID
 	if gid, needed := kvm.Group(); needed && c.UID != 0 {
@@ -330,6 +337,9 @@ func (l *launch) ready(ctx context.Context, m *machine) error {
 	waiting, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	defer m.onExit(cancel)()
+	if err := m.attach(l.jail, l.backend, true); err != nil { // while Firecracker begins
+		return err
+	}
 	if err := l.jail.Await(waiting, jailer.Socket); err != nil {
 		return fmt.Errorf("it did not make its API's socket: %w", err)
 	}
@@ -342,9 +352,6 @@ func (l *launch) ready(ctx context.Context, m *machine) error {
 		return err
 	}
 	m.handle.VMMVersion = v.String()
-	if err := m.attach(l.jail, l.backend, true); err != nil {
-		return err
-	}
 	if err := m.api.configure(waiting, l.calls); err != nil {
 		return err
 	}

@@ -39,6 +39,20 @@ func (g *Group) Add(pid int) error {
 	return nil
 }
 
+// Entrances are where a process gets into the group by itself, which takes less time than Add, see the package
+// vmmprocess: on v2 the directory, to be born in, which the caller closes; on v1 the files into which it writes "0" as
+// long as it has one thread.
+func (g *Group) Entrances() (bornIn *os.File, joins []string, err error) {
+	if g.parent.root.version == 2 {
+		bornIn, err = os.Open(g.at[0].dir)
+		return bornIn, nil, err
+	}
+	for _, h := range g.at {
+		joins = append(joins, filepath.Join(h.dir, "tasks"))
+	}
+	return nil, joins, nil
+}
+
 // Processes lists the pids of the processes in the group that have not ended, sorted. 0 is a process that metald's
 // pid namespace does not know.
 func (g *Group) Processes() ([]int, error) {

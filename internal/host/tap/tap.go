@@ -17,6 +17,9 @@ const netClass = "/sys/class/net"
 // ErrName says that a name cannot be that of a network device, whatever there is on the host.
 var ErrName = errors.New("this cannot be the name of a network device")
 
+// ErrAbsent says that there is no tap device of a name.
+var ErrAbsent = errors.New("there is no such tap device on this host")
+
 // Open attaches to an existing, persistent tap device. A name that doesn't exist must not reach the kernel: as root it
 // would make a device of that name.
 func Open(name string) (*os.File, error) {
@@ -45,6 +48,20 @@ func Give(name string, uid uint32) error {
 	return nil
 }
 
+// Owner returns the user who may attach to a tap device beside root. Of one that is nobody's, to which any user may
+// attach, that is root.
+func Owner(name string) (uint32, error) {
+	if _, err := check(name); err != nil {
+		return 0, err
+	}
+	b, err := os.ReadFile(filepath.Join(netClass, name, "owner"))
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	return uint32(max(n, 0)), err
+}
+
 // check returns the flags of the tap device called name.
 func check(name string) (int, error) {
 	if name == "" || len(name) >= unix.IFNAMSIZ || strings.ContainsAny(name, "/ \t\n:%") || name == "." || name == ".." {
@@ -52,7 +69,7 @@ func check(name string) (int, error) {
 	}
 	flags, err := tunFlags(name)
 	if err != nil {
-		return 0, fmt.Errorf("there is no tap device %s on this host; make it first: ip tuntap add %s mode tap", name, name)
+		return 0, fmt.Errorf("%w: make %s first: ip tuntap add %s mode tap", ErrAbsent, name, name)
 	}
 	if flags&unix.IFF_TAP == 0 {
 		return 0, fmt.Errorf("%s is a tun device, not a tap", name)
