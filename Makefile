@@ -57,8 +57,9 @@ bench: packages-test vm-assets ## compare metald with its floors; BENCH=Create r
 	METALD_TEST_ASSETS=$(abspath $(ASSETS)) go test -buildvcs=false -timeout 40m -run '^$$' -bench '$(BENCH)' -benchtime 1x ./test/bench ./internal/api \
 		| go run -buildvcs=false ./test/bench/report $(if $(filter .,$(BENCH)),-doc docs/performance.md)
 
-lab: packages-lab vm-assets ## run tests as root on an emulated host with real KVM; LAB='-run KVM' chooses
-	go run -buildvcs=false ./test/lab/cmd/lab -assets $(ASSETS) $(LAB)
+lab: packages-lab packages-micro-kernel ## run tests as root on an emulated host with real KVM; LAB='-run KVM' chooses
+	go run -buildvcs=false ./cmd/vm-assets -out build/lab/assets -kernel micro
+	go run -buildvcs=false ./test/lab/cmd/lab -assets build/lab/assets $(LAB)
 
 vm-assets: packages-run $(if $(filter micro,$(KERNEL)),packages-micro-kernel) ## kernel and root disk for guests, in $(ASSETS)
 	go run -buildvcs=false ./cmd/vm-assets -out $(ASSETS) -kernel $(KERNEL)

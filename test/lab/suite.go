@@ -41,8 +41,7 @@ func (r Report) String() string {
 		verdict, r.Package, r.Passed, r.Failed, r.Skipped, r.Took.Round(time.Second), r.Code)
 }
 
-// kernelArgs are for the kernels of guests by Firecracker: of the extended state that it passes on from an emulated
-// processor some kernels make nothing (fpu__init_system_xstate).
+// kernelArgs are for the kernels of guests, see cpu.
 const kernelArgs = "noxsave"
 
 // Environment are the variables that tell tests what a machine with p on its second disk has.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
@@ -22,10 +23,11 @@ const handleVersion = 1
 
 // Config is what a Backend needs. Supervisor, Drainer and Log are required.
 type Config struct {
-	Binary       string      // absolute path of firecracker; "" looks on PATH each time one is needed
-	Jail         *JailConfig // nil runs Firecracker without its jailer, as the VM's user
-	StateDir     string      // where the verdict about KVM is kept; "" keeps it in memory only
-	CanaryKernel string      // kernel of the trial boot that proves KVM; where there is none, nothing is proven
+	Binary        string        // absolute path of firecracker; "" looks on PATH each time one is needed
+	Jail          *JailConfig   // nil runs Firecracker without its jailer, as the VM's user
+	StateDir      string        // where the verdict about KVM is kept; "" keeps it in memory only
+	CanaryTimeout time.Duration // how long that trial may take; 0 is 10 s
+	CanaryKernel  string        // kernel of the trial boot that proves KVM; where there is none, nothing is proven
 
 	Supervisor *vmmprocess.Supervisor
 	Drainer    *console.Drainer

@@ -1,6 +1,7 @@
 package firecracker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -65,7 +66,7 @@ func (b *Backend) canary(ctx context.Context) (kvm.Verdict, error) {
 			return v, nil
 		}
 	}
-	v, err := tryKVM(ctx, firecracker.Path, b.cfg.CanaryKernel)
+	v, err := tryKVM(ctx, firecracker.Path, b.cfg.CanaryKernel, cmp.Or(b.cfg.CanaryTimeout, canaryTimeout))
 	if err == nil && ctx.Err() == nil && b.cfg.StateDir != "" {
 		if err := kvm.Keep(path, trial, v); err != nil {
 			b.cfg.Log.Warn("the verdict about KVM could not be kept; it will be tried again at the next start", "error", err)
@@ -76,7 +77,7 @@ func (b *Backend) canary(ctx context.Context) (kvm.Verdict, error) {
 
 // tryKVM boots kernel alone and waits for its last words. Firecracker is a process of its own, and dies with metald: it
 // is nobody's VM.
-func tryKVM(ctx context.Context, path, kernel string) (kvm.Verdict, error) {
+func tryKVM(ctx context.Context, path, kernel string, limit time.Duration) (kvm.Verdict, error) {
 	dir, err := os.MkdirTemp("", "metald-canary")
 	if err != nil {
 		return kvm.Verdict{}, err
@@ -86,7 +87,7 @@ func tryKVM(ctx context.Context, path, kernel string) (kvm.Verdict, error) {
 	if err := os.WriteFile(config, canaryConfig(kernel), 0o600); err != nil {
 		return kvm.Verdict{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, canaryTimeout)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	screen := kvm.NewScreen(cancel)
 	stderr := &console.Tail{}
@@ -104,7 +105,7 @@ func tryKVM(ctx context.Context, path, kernel string) (kvm.Verdict, error) {
 	case screen.Marker() != "":
 		return kvm.Verdict{Usable: true, Why: fmt.Sprintf("a trial guest came up within %s", took)}, nil
 	case ctx.Err() != nil:
-		return kvm.Verdict{Why: fmt.Sprintf("a trial guest did not come up within %s", canaryTimeout)}, nil
+		return kvm.Verdict{Why: fmt.Sprintf("a trial guest did not come up within %s", limit)}, nil
 	case stderr.String() != "":
 		return kvm.Verdict{Why: fmt.Sprintf("Firecracker ended in a trial (%v): %s", err, stderr)}, nil
 	}

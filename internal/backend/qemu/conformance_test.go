@@ -38,7 +38,7 @@ func harness(r *rig) conformance.Harness {
 			return (&rig{t: t, dir: r.dir, config: r.config}).another()
 		},
 		AssetsDir: filepath.Dir(r.kernel), Kernel: r.kernel, RootDisk: r.root,
-		KernelArgs: "console=ttyS0 reboot=k panic=1 pci=off",
+		KernelArgs: strings.TrimSpace("console=ttyS0 reboot=k panic=1 pci=off " + os.Getenv("METALD_TEST_KERNEL_ARGS")),
 		UIDBase:    someUIDBase(),
 		KillVMM: func(t testing.TB, info manager.Info) {
 			must(t, syscall.Kill(info.PID, syscall.SIGKILL))

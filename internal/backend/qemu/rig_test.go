@@ -172,7 +172,7 @@ type testVM struct {
 func (r *rig) spec(args ...string) types.Spec {
 	return types.Spec{
 		CPU: types.CPU{Count: 1}, Memory: types.Memory{SizeBytes: 128 << 20},
-		Boot:    types.Boot{KernelPath: r.kernel, KernelArgs: strings.Join(append([]string{"console=ttyS0 reboot=k panic=1 pci=off quiet"}, args...), " ")},
+		Boot:    types.Boot{KernelPath: r.kernel, KernelArgs: strings.Join(append([]string{"console=ttyS0 reboot=k panic=1 pci=off quiet", os.Getenv("METALD_TEST_KERNEL_ARGS")}, args...), " ")},
 		Disks:   []types.Disk{{ID: "root", Path: r.root}},
 		Console: types.Console{Enabled: true},
 	}

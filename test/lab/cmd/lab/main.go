@@ -9,10 +9,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -42,8 +44,8 @@ func main() {
 func parse(args []string) (o options, err error) {
 	flags := flag.NewFlagSet("lab", flag.ContinueOnError)
 	flags.StringVar(&o.run, "run", "", "run the tests that match this `pattern`, as go test -run")
-	flags.StringVar(&o.packages, "packages", "./internal/backend/...,./internal/vmmprocess/...", "`packages` of tests, by commas")
-	flags.StringVar(&o.assets, "assets", "build/vm-assets", "the `directory` of guests' kernel and root disk")
+	flags.StringVar(&o.packages, "packages", "", "`packages` of tests, by commas; empty is those that need a host like this one")
+	flags.StringVar(&o.assets, "assets", "build/lab/assets", "the `directory` of guests' kernel and root disk")
 	flags.StringVar(&o.dir, "dir", "build/lab", "the `directory` for all that the lab makes")
 	flags.DurationVar(&o.timeout, "timeout", 20*time.Minute, "how long the tests of one package may take")
 	flags.BoolVar(&o.keep, "keep", false, "keep the disks of this run")
@@ -103,13 +105,21 @@ func test(ctx context.Context, o options, payload lab.Payload, cfg lab.Config, o
 		return err
 	}
 	fmt.Fprintf(out, "lab: the machine came up in %s\n", since(began))
-	suite := lab.Suite{Packages: payload.Tests, Run: o.run, Timeout: o.timeout, Env: payload.Environment()}
-	reports, err := m.Test(ctx, suite, filepath.Join(o.dir, "results"), out)
-	good := err == nil
+	var reports []lab.Report
+	good := true
+	for _, pkg := range payload.Tests {
+		suite := lab.Suite{Packages: []string{pkg}, Run: o.pattern(pkg), Timeout: o.timeout, Env: payload.Environment()}
+		var more []lab.Report
+		if more, err = m.Test(ctx, suite, filepath.Join(o.dir, "results"), out); err != nil {
+			break
+		}
+		reports = append(reports, more...)
+	}
 	for _, r := range reports {
 		fmt.Fprintln(out, r)
 		good = good && r.Good()
 	}
+	good = good && err == nil
 	fmt.Fprintf(out, "lab: all in %s; what each package said is in %s\n", since(began), filepath.Join(o.dir, "results"))
 	if err == nil && !good {
 		return errors.New("there are failures")
@@ -118,6 +128,35 @@ func test(ctx context.Context, o options, payload lab.Payload, cfg lab.Config, o
 }
 
 func since(t time.Time) time.Duration { return time.Since(t).Round(100 * time.Millisecond) }
+
+// needy are the packages whose tests need a host like the lab's, and which of their tests do; "" is all.
+var needy = map[string]string{
+	"internal/backend/firecracker": "Real|^TestConformance$/^firecracker",
+	"internal/backend/qemu":        "KVM|^TestConformance$/^qemu$",
+	"internal/host/cgroup":         "",
+	"internal/host/jail":           "",
+	"internal/vmmprocess":          "",
+}
+
+// patterns are for go list.
+func (o options) patterns() []string {
+	if o.packages != "" {
+		return strings.Split(o.packages, ",")
+	}
+	var all []string
+	for _, pkg := range slices.Sorted(maps.Keys(needy)) {
+		all = append(all, "./"+pkg)
+	}
+	return all
+}
+
+// pattern chooses tests of a package.
+func (o options) pattern(pkg string) string {
+	if o.run != "" || o.packages != "" {
+		return o.run
+	}
+	return needy[pkg]
+}
 
 // choose finds what is to be packed.
 func choose(ctx context.Context, o options) (lab.Payload, error) {
@@ -129,7 +168,7 @@ func choose(ctx context.Context, o options) (lab.Payload, error) {
 	for _, pkg := range stubs {
 		p.Commands[filepath.Base(pkg.dir)] = "./" + pkg.dir
 	}
-	found, err := list(ctx, strings.Split(o.packages, ",")...)
+	found, err := list(ctx, o.patterns()...)
 	if err != nil {
 		return p, err
 	}
