@@ -81,5 +81,10 @@ func newWorkDir(out string) (string, error) {
 			return "", err
 		}
 	}
-	return os.MkdirTemp(out, workPrefix)
+	// Absolute, as tools run in directories of their own.
+	absolute, err := filepath.Abs(out)
+	if err != nil {
+		return "", err
+	}
+	return os.MkdirTemp(absolute, workPrefix)
 }

@@ -20,7 +20,7 @@ func TestConformance(t *testing.T) {
 		h := harness(r)
 		h.BootTimeout = patience
 		if r.real {
-			h.BootTimeout, h.Slow = 3*patience, true
+			h.BootTimeout, h.Slow = 8*patience, true // the lab has one slow CPU
 		} else {
 			h.Cannot[conformance.GuestDisks] = "the stand-in reads and writes no disk"
 			if err := h.NewBackend(t).Check(t.Context()); err != nil {
