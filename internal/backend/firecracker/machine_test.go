@@ -14,6 +14,7 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess/jailer"
 )
 
 // knobs gives the stand-in of this rig alone what makes it slow or wrong.
@@ -51,7 +52,15 @@ func TestEndsOfAGuest(t *testing.T) {
 // A guest that says that it is off and talks on is not off.
 func TestWordsAloneDoNotEndAVM(t *testing.T) {
 	r := onStub(t, false)
-	v := r.running("lies", "metald.flood=1", "metald.exit=poweroff")
+	v := r.running("lies", "metald.flood=1")
+	v.screen.waitFor(t, guest.Flood)
+	root, err := v.home.root()
+	must(t, err)
+	console, err := os.OpenFile(filepath.Join(root, jailer.Console), os.O_WRONLY, 0)
+	must(t, err)
+	defer console.Close()
+	_, err = console.WriteString("reboot: System halted\r\n")
+	must(t, err)
 	v.screen.waitFor(t, "reboot: System halted")
 	select { // what must not happen has to be given its time
 	case <-v.Exited():

@@ -26,7 +26,12 @@ const patience = 20 * time.Second
 // stubs are built once, by TestMain.
 var stubs struct{ Firecracker, Jailer string }
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(metaldEnv); dir != "" {
+		panic(playMetald(dir))
+	}
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "stub")

@@ -339,7 +339,15 @@ func (v *testVM) adopt(b *Backend) *testVM {
 	v.t.Helper()
 	m, err := b.Adopt(v.t.Context(), types.AdoptRequest{Handle: v.Handle(), Spec: v.req.Spec, Console: v.screen})
 	must(v.t, err)
-	return &testVM{machine: m.(*machine), r: v.r, t: v.t, screen: v.screen, req: v.req}
+	adopted := &testVM{machine: m.(*machine), r: v.r, t: v.t, screen: v.screen, req: v.req}
+	v.t.Cleanup(func() {
+		select {
+		case <-adopted.released:
+		default:
+			must(v.t, adopted.Destroy(context.Background()))
+		}
+	})
+	return adopted
 }
 
 // screen is what a guest wrote.
