@@ -66,7 +66,7 @@ func (b *Backend) canary(ctx context.Context) (kvm.Verdict, error) {
 		}
 	}
 	v, err := tryKVM(ctx, firecracker.Path, b.cfg.CanaryKernel)
-	if err == nil && ctx.Err() == nil && b.cfg.StateDir != "" {
+	if err == nil && b.cfg.StateDir != "" {
 		if err := kvm.Keep(path, trial, v); err != nil {
 			b.cfg.Log.Warn("the verdict about KVM could not be kept; it will be tried again at the next start", "error", err)
 		}
@@ -86,6 +86,7 @@ func tryKVM(ctx context.Context, path, kernel string) (kvm.Verdict, error) {
 	if err := os.WriteFile(config, canaryConfig(kernel), 0o600); err != nil {
 		return kvm.Verdict{}, err
 	}
+	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, canaryTimeout)
 	defer cancel()
 	screen := kvm.NewScreen(cancel)
@@ -103,6 +104,8 @@ func tryKVM(ctx context.Context, path, kernel string) (kvm.Verdict, error) {
 	switch {
 	case screen.Marker() != "":
 		return kvm.Verdict{Usable: true, Why: fmt.Sprintf("a trial guest came up within %s", took)}, nil
+	case caller.Err() != nil: // which says nothing of KVM
+		return kvm.Verdict{}, fmt.Errorf("a trial of KVM was given up: %w", context.Cause(caller))
 	case ctx.Err() != nil:
 		return kvm.Verdict{Why: fmt.Sprintf("a trial guest did not come up within %s", canaryTimeout)}, nil
 	case stderr.String() != "":
