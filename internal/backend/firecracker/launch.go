@@ -261,8 +261,10 @@ func (l *launch) start(ctx context.Context) (_ *machine, err error) {
 		return nil, err
 	}
 	command, err := l.command()
-	defer command.Root.Close() // which nil allows, with an error
-	defer command.BornIn.Close()
+	defer func() { // which nil allows, with an error
+		command.Root.Close()
+		command.BornIn.Close()
+	}()
 	if err == nil {
 		m.process, err = l.backend.cfg.Supervisor.Start(ctx, command, func(id types.ProcessIdentity) error {
 			m.handle.Process = id
