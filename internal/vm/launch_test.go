@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -39,7 +40,13 @@ func TestCreatesThatAreNotReadyHoldUpNobody(t *testing.T) {
 			}
 		})
 	}
-	exist.Wait() // all of them were started, though none was ready
+	all := make(chan struct{})
+	go func() { exist.Wait(); close(all) }()
+	select {
+	case <-all: // were started, though none was ready
+	case <-time.After(20 * time.Second):
+		t.Error("VMMs wait for others to be ready")
+	}
 	if info, err := d.Create(t.Context(), "quick", d.spec()); err != nil || info.State != lifecycle.Created {
 		t.Errorf("created %+v, %v", info, err)
 	}

@@ -67,7 +67,7 @@ func (b *Backend) canary(ctx context.Context) (kvm.Verdict, error) {
 		}
 	}
 	v, err := tryKVM(ctx, firecracker.Path, b.cfg.CanaryKernel, cmp.Or(b.cfg.CanaryTimeout, canaryTimeout))
-	if err == nil && ctx.Err() == nil && b.cfg.StateDir != "" {
+	if err == nil && b.cfg.StateDir != "" {
 		if err := kvm.Keep(path, trial, v); err != nil {
 			b.cfg.Log.Warn("the verdict about KVM could not be kept; it will be tried again at the next start", "error", err)
 		}
@@ -87,6 +87,7 @@ func tryKVM(ctx context.Context, path, kernel string, limit time.Duration) (kvm.
 	if err := os.WriteFile(config, canaryConfig(kernel), 0o600); err != nil {
 		return kvm.Verdict{}, err
 	}
+	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	screen := kvm.NewScreen(cancel)
@@ -104,6 +105,8 @@ func tryKVM(ctx context.Context, path, kernel string, limit time.Duration) (kvm.
 	switch {
 	case screen.Marker() != "":
 		return kvm.Verdict{Usable: true, Why: fmt.Sprintf("a trial guest came up within %s", took)}, nil
+	case caller.Err() != nil: // which says nothing of KVM
+		return kvm.Verdict{}, fmt.Errorf("a trial of KVM was given up: %w", context.Cause(caller))
 	case ctx.Err() != nil:
 		return kvm.Verdict{Why: fmt.Sprintf("a trial guest did not come up within %s", limit)}, nil
 	case stderr.String() != "":

@@ -43,11 +43,6 @@ func bindOn(source *disk.Pinned, target int) error {
 	return nil
 }
 
-// unbind undoes bind.
-func unbind(dir int, base string) error {
-	return errors.Join(unmount(dir, base), unix.Unlinkat(dir, base, 0))
-}
-
 // unmount takes away what is mounted on a name in dir, even where it is in use. The name is not followed.
 func unmount(dir int, base string) error {
 	return unix.Unmount(fmt.Sprintf("/proc/self/fd/%d/%s", dir, base), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)

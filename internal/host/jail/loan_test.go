@@ -63,6 +63,7 @@ func TestWhatIsLentGainsNobody(t *testing.T) {
 	source := w.file(t, "volume", "disk.", root, 0o6755)
 	placed, err := w.Place(t.Context(), jail.File{Name: "disk-0", Source: source, Kind: jail.Writable})
 	must(t, err)
+	must(t, placed.Loan.Give())
 	if st := stat(t, source); st.Mode&0o7777 != 0o755 {
 		t.Errorf("its mode is %o", st.Mode)
 	}

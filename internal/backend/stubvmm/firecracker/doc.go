@@ -4,8 +4,8 @@
 // they can be opened.
 //
 // What it knows is the source of that release, in the words of Firecracker's own error types, and of the two libraries
-// of which the form of its answers is: micro-http and serde_json. What it was not taught it refuses: a VM from a file
-// (--config-file), memory from a user fault handler, and disks of other processes (vhost-user).
+// of which the form of its answers is: micro-http and serde_json. What it was not taught it refuses: more of a VM in
+// a file (--config-file) than its kernel, memory from a user fault handler, and disks of other processes (vhost-user).
 //
 // The guest obeys the kernel arguments of the package guest, and has a console if the kernel's arguments give it one.
 // Firecracker's machine has no power to switch off: a guest that does so halts, and the process stays. Ctrl-Alt-Del is

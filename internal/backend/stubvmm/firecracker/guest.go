@@ -14,6 +14,10 @@ func (v *vmm) guest() {
 	v.mu.Lock()
 	v.keys = 0 // a press before anybody listened is lost
 	v.mu.Unlock()
+	if v.bare {
+		v.findNoRoot()
+		return
+	}
 	v.console.say(guest.Marker)
 	go v.button()
 	v.work()

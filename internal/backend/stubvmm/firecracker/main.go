@@ -87,7 +87,7 @@ func (p *process) run(a *rust.Args) int {
 		fmt.Fprintln(p.stderr, err)
 		return exitError
 	}
-	for _, missing := range []string{"config-file", "metadata", "describe-snapshot", "boot-timer", "seccomp-filter"} {
+	for _, missing := range []string{"metadata", "describe-snapshot", "boot-timer", "seccomp-filter"} {
 		if a.Has(missing) {
 			fmt.Fprintf(p.stderr, "stub-firecracker: the stand-in has no --%s\n", missing)
 			return exitError
@@ -107,7 +107,14 @@ func (p *process) run(a *rust.Args) int {
 		return code
 	}
 	v.signals()
-	return p.serve(a)
+	switch {
+	case !a.Has("config-file"):
+		return p.serve(a)
+	case !a.Has("no-api"):
+		fmt.Fprintln(p.stderr, "stub-firecracker: the stand-in has no --config-file without --no-api")
+		return exitError
+	}
+	return p.runFile(a.Get("config-file"))
 }
 
 // configure is for the log and the metrics, as far as the command line says something of them.

@@ -24,6 +24,7 @@ const (
 type vmm struct {
 	id      string
 	pci     bool
+	bare    bool // it has a kernel and nothing else
 	knobs   knobs
 	log     *logger
 	metrics *metrics
