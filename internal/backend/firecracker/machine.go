@@ -64,7 +64,7 @@ func newMachine(h types.Handle, spec types.Spec, p private, screen io.Writer, en
 	if spec.Console.Output != "none" {
 		m.watch.Out = screen
 	}
-	m.meter.pace = make(chan struct{}, 1)
+	m.meter.pace, m.meter.turn = make(chan struct{}, 1), make(chan struct{}, 1)
 	m.life, m.unlife = context.WithCancel(context.Background())
 	return m
 }
@@ -258,16 +258,18 @@ func (m *machine) end(ctx context.Context) error {
 		return nil
 	default:
 	}
+	flushAgain := func() {}
 	if !m.died() {
 		m.mu.Lock()
 		m.forced = true
 		started := m.started
 		m.mu.Unlock()
 		if started {
-			m.meter.last(ctx, m.api)
+			flushAgain = m.meter.last(ctx, m.api)
 		}
 	}
 	if err := m.process.Kill(ctx); err != nil {
+		flushAgain()
 		return err
 	}
 	select {

@@ -34,6 +34,7 @@ type meter struct {
 	flushed atomic.Bool   // a last flush was answered just before the VMM was killed
 	failed  error         // of the collector, the last time
 	pace    chan struct{} // of capacity 1: running has changed
+	turn    chan struct{} // of capacity 1: who has a token in it may flush
 	offAt   time.Time     // since when the guest's kernel is known to say that it is off; zero if it does not
 	offCPU  time.Duration // the CPU time then
 }
@@ -77,6 +78,12 @@ func (m *machine) keepTime() (ended bool) {
 
 // flush has the metrics written, and reads them.
 func (m *machine) flush() {
+	select {
+	case m.meter.turn <- struct{}{}:
+		defer func() { <-m.meter.turn }()
+	default:
+		return // the last one was made
+	}
 	ctx, cancel := context.WithTimeout(m.life, flushTimeout)
 	defer cancel()
 	err := m.api.flushMetrics(ctx)
@@ -97,11 +104,18 @@ func (t *meter) take(err error) {
 }
 
 // last has the metrics of a VMM that is about to be killed written, if that is soon done. They are read at its end. A
-// guest that stands still may have stopped a moment ago.
-func (t *meter) last(ctx context.Context, api *client) {
+// guest that stands still may have stopped a moment ago. No other flush begins afterwards, which the end would tear,
+// until again is called.
+func (t *meter) last(ctx context.Context, api *client) (again func()) {
 	ctx, cancel := context.WithTimeout(ctx, lastFlush)
 	defer cancel()
+	select {
+	case t.turn <- struct{}{}:
+	case <-ctx.Done():
+		return func() {}
+	}
 	t.flushed.Store(api.flushMetrics(ctx) == nil)
+	return func() { <-t.turn }
 }
 
 // end reads the rest of what a VMM wrote that has ended.
