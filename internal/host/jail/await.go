@@ -31,7 +31,8 @@ func (j *Jail) Await(ctx context.Context, name string) error {
 		})
 	}
 	events := os.NewFile(uintptr(watch), "inotify")
-	defer events.Close()
+	// The kernel closes a watch when nobody looks at it any more (synchronize_srcu), which takes it some 10 ms.
+	defer j.closing.Go(func() { events.Close() })
 	return j.in("wait for", name, func(dir int, _ string) error {
 		if err := j.watch(watch, name, dir); err != nil {
 			return err

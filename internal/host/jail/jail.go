@@ -12,6 +12,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,6 +25,8 @@ type Jail struct {
 	path  string
 	owner Owner
 	root  *os.File // O_PATH
+
+	closing sync.WaitGroup // what is being closed meanwhile
 }
 
 // Open opens a jail that exists, or the run directory of a VMM without one. There is no symbolic link in its path. The
@@ -38,11 +41,14 @@ func Open(root string) (*Jail, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("open jail: %w", &os.PathError{Op: "stat", Path: root, Err: err})
 	}
-	return &Jail{root, Owner{st.Uid, st.Gid}, os.NewFile(uintptr(fd), root)}, nil
+	return &Jail{path: root, owner: Owner{st.Uid, st.Gid}, root: os.NewFile(uintptr(fd), root)}, nil
 }
 
 // Close lets go of the jail, and leaves it as it is.
-func (j *Jail) Close() error { return j.root.Close() }
+func (j *Jail) Close() error {
+	j.closing.Wait()
+	return j.root.Close()
+}
 
 // Owner is whom the VMM runs as.
 func (j *Jail) Owner() Owner { return j.owner }

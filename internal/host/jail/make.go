@@ -31,7 +31,7 @@ func Make(root string, owner Owner) (*Jail, error) {
 		err = &os.PathError{Op: "mkdir", Path: root, Err: err}
 		return nil, errors.Join(fmt.Errorf("make jail: %w", err), unix.Unlinkat(parent, filepath.Base(dir), unix.AT_REMOVEDIR))
 	}
-	return &Jail{root, owner, os.NewFile(uintptr(fd), root)}, nil
+	return &Jail{path: root, owner: owner, root: os.NewFile(uintptr(fd), root)}, nil
 }
 
 // openParent opens the directory of an executable's jails, and makes it where it is missing.
