@@ -279,7 +279,7 @@ func (r *rawFirecracker) drive(m *rawMachine) {
 	if r.jailer != "" {
 		at = "/"
 	}
-	r.call(m, "GET", "/version", "")
+	r.call(m, "GET", "/", "")
 	for _, put := range [][2]string{
 		{"/serial", fmt.Sprintf(`{"serial_out_path":%q}`, at+"console.fifo")},
 		{"/metrics", fmt.Sprintf(`{"metrics_path":%q}`, at+"metrics.fifo")},
@@ -289,7 +289,6 @@ func (r *rawFirecracker) drive(m *rawMachine) {
 	} {
 		r.call(m, "PUT", put[0], put[1])
 	}
-	r.call(m, "GET", "/", "")
 	r.call(m, "PUT", "/actions", `{"action_type":"InstanceStart"}`)
 	if state := r.call(m, "GET", "/", ""); !bytes.Contains(state, []byte(`"Running"`)) {
 		r.b.Fatalf("raw VMM is not running: %s", state)

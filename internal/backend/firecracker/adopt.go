@@ -91,18 +91,25 @@ func (m *machine) checkFIFOs(j *jail.Jail) error {
 }
 
 // answers waits until Firecracker serves its API, which is a moment after its socket is there, and returns its version.
+// Its VM has not been started.
 func (m *machine) answers(ctx context.Context) (version, error) {
 	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 10*time.Millisecond) {
-		v, err := m.api.version(ctx)
+		info, err := m.api.info(ctx)
+		if err == nil && info.State != stateNotStarted {
+			err = fmt.Errorf("it is %q before it was told to start", info.State)
+		}
+		if err == nil {
+			return parseVersion(info.VMMVersion)
+		}
 		if !errors.Is(err, syscall.ECONNREFUSED) || ctx.Err() != nil {
-			return v, err
+			return version{}, err
 		}
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return v, err
+			return version{}, err
 		}
 	}
 }

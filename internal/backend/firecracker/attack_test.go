@@ -302,7 +302,7 @@ func TestAVMMThatDiesWhileItIsConfigured(t *testing.T) {
 func TestRepliesThatAreNone(t *testing.T) {
 	for knob, says := range map[string]string{
 		"stub.half=1": "the connection to Firecracker has ended", "stub.garbage=1": "", "stub.mute=PUT:/machine-config": "no answer from Firecracker",
-		"stub.mute=GET:/version": "no answer from Firecracker", "stub.mute=PUT:/metrics": "no answer from Firecracker",
+		"stub.mute=GET:/": "no answer from Firecracker", "stub.mute=PUT:/metrics": "no answer from Firecracker",
 	} {
 		t.Run(knob[len("stub."):], func(t *testing.T) {
 			onStubs(t, func(t *testing.T, r *rig) {

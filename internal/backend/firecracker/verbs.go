@@ -24,14 +24,6 @@ type instanceInfo struct {
 	AppName    string `json:"app_name"`
 }
 
-// vmConfig is what Firecracker tells of the VM's configuration, as far as metald sets it.
-type vmConfig struct {
-	Machine  machineConfig      `json:"machine-config"`
-	Boot     bootSource         `json:"boot-source"`
-	Drives   []drive            `json:"drives"`
-	Networks []networkInterface `json:"network-interfaces"`
-}
-
 // info asks for the state of the VM. A state that metald does not know is an error, never a guess.
 func (c *client) info(ctx context.Context) (instanceInfo, error) {
 	var info instanceInfo
@@ -43,28 +35,6 @@ func (c *client) info(ctx context.Context) (instanceInfo, error) {
 		return info, nil
 	}
 	return instanceInfo{}, fmt.Errorf("GET /: %w: state %q", errReply, oneLine(info.State))
-}
-
-// version asks for Firecracker's version. It is also how a new process shows that it serves its API.
-func (c *client) version(ctx context.Context) (version, error) {
-	var said struct {
-		Version string `json:"firecracker_version"`
-	}
-	if err := c.read(ctx, "/version", &said); err != nil {
-		return version{}, err
-	}
-	v, err := parseVersion(said.Version)
-	if err != nil {
-		return version{}, fmt.Errorf("GET /version: %w: %w", errReply, err)
-	}
-	return v, nil
-}
-
-// config asks for the configuration of the VM.
-func (c *client) config(ctx context.Context) (vmConfig, error) {
-	var config vmConfig
-	err := c.read(ctx, "/vm/config", &config)
-	return config, err
 }
 
 // start boots the guest: once, and after everything else was configured.

@@ -25,7 +25,8 @@ type Totals struct {
 // time, everything else is for one at a time. At most one Collector of a directory may be at work on a host.
 type Collector struct {
 	pipe   source
-	halves [2]*os.File
+	halves [2]*os.File // nil until it is needed
+	dir    string
 	doubt  error // why Open could not continue what was before
 
 	current int    // of the halves: the one in use
@@ -48,9 +49,14 @@ type Collector struct {
 // which is there, and replaces those that are; no other account may be able to write there. The pipe is the FIFO,
 // open for reading; it stays the caller's, and has to stay open until Close.
 func Create(dir string, devices metrics.Devices, pipe *os.File) (*Collector, error) {
-	c, err := open(dir, os.O_TRUNC, pipe)
+	c, err := open(dir, pipe)
 	if err != nil {
 		return nil, err
+	}
+	for i := range c.halves { // the second is made when the first is full
+		if err := os.Remove(c.name(i)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
 	}
 	if c.decoder, err = metrics.New(devices); err == nil {
 		err = c.checkpoint()
@@ -69,9 +75,14 @@ func Open(dir string, devices metrics.Devices, pipe *os.File) (*Collector, error
 }
 
 func reopen(dir string, devices metrics.Devices, pipe *os.File, after func(step)) (*Collector, error) {
-	c, err := open(dir, 0, pipe)
+	c, err := open(dir, pipe)
 	if err != nil {
 		return nil, err
+	}
+	for i := range c.halves {
+		if _, err := c.half(i); err != nil {
+			return nil, errors.Join(err, c.release())
+		}
 	}
 	c.after = after
 	if err := c.restore(devices); err != nil {
@@ -124,7 +135,15 @@ func (c *Collector) End(orderly bool) error {
 // Close takes what is in the FIFO and lets go of the files, for the next Open. Totals can still be read.
 func (c *Collector) Close() error { return errors.Join(c.drain(), c.release()) }
 
-func (c *Collector) release() error { return errors.Join(c.halves[0].Close(), c.halves[1].Close()) }
+func (c *Collector) release() error {
+	var err error
+	for _, f := range c.halves {
+		if f != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}
+	return err
+}
 
 // Totals returns a copy.
 func (c *Collector) Totals() Totals {
@@ -142,23 +161,26 @@ func (c *Collector) ReadTotals(t *Totals) {
 	t.InGap, t.Partial, t.Ended = c.decoder.InGap(), c.partial, c.ended
 }
 
-func open(dir string, flag int, pipe *os.File) (*Collector, error) {
+func open(dir string, pipe *os.File) (*Collector, error) {
 	raw, err := pipe.SyscallConn()
 	if err != nil {
 		return nil, fmt.Errorf("metrics FIFO: %w", err)
 	}
-	c := &Collector{buffer: make([]byte, bufferSize), after: func(step) {}}
-	for i := range c.halves {
-		name := fmt.Sprintf("%s/metrics.%d", dir, i)
-		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|flag, 0o600)
-		if err != nil {
-			if i == 1 {
-				c.halves[0].Close()
-			}
-			return nil, err
-		}
-		c.halves[i] = f
-	}
+	c := &Collector{dir: dir, buffer: make([]byte, bufferSize), after: func(step) {}}
 	c.pipe.init(raw)
 	return c, nil
+}
+
+func (c *Collector) name(i int) string { return fmt.Sprintf("%s/metrics.%d", c.dir, i) }
+
+// half opens one of the files, and makes it where it is missing.
+func (c *Collector) half(i int) (*os.File, error) {
+	if c.halves[i] != nil {
+		return c.halves[i], nil
+	}
+	f, err := os.OpenFile(c.name(i), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	if err == nil {
+		c.halves[i] = f
+	}
+	return f, err
 }

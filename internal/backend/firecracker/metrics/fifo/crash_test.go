@@ -164,7 +164,7 @@ func TestACrashInOpen(t *testing.T) {
 				v.tick()
 				must(t, b.c.Collect())
 			}
-			inUse, other := b.c.halves[b.c.current].Name(), b.c.halves[1-b.c.current].Name()
+			inUse, other := b.c.halves[b.c.current].Name(), b.c.name(1 - b.c.current)
 			must(t, b.c.Close())
 			tt.do(t, b.dir, inUse, other)
 			n := steps
@@ -211,7 +211,7 @@ func TestDamagedStates(t *testing.T) {
 				v.tick()
 				must(t, c.Collect())
 			}
-			inUse, other := c.halves[c.current].Name(), c.halves[1-c.current].Name()
+			inUse, other := c.halves[c.current].Name(), c.name(1 - c.current)
 			must(t, c.Close())
 			tt.do(t, dir, inUse, other)
 			v.tick()
@@ -246,7 +246,7 @@ func TestNothingIsMissingAfterTheEnd(t *testing.T) {
 	b := newBench(t, twoAndTwo)
 	b.put(t, oneLine(t))
 	must(t, b.c.End(true))
-	other := b.c.halves[1-b.c.current].Name()
+	other := b.c.name(1 - b.c.current)
 	must(t, b.c.Close())
 	flip(t, other, 3)
 	c, err := Open(b.dir, twoAndTwo, b.fifo)

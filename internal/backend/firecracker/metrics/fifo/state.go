@@ -53,7 +53,10 @@ func (c *Collector) checkpoint() error {
 	if err := c.feed(); err != nil {
 		return err
 	}
-	other := c.halves[1-c.current]
+	other, err := c.half(1 - c.current)
+	if err != nil {
+		return err
+	}
 	if err := other.Truncate(0); err != nil {
 		return err
 	}
