@@ -164,7 +164,7 @@ func TestACrashInOpen(t *testing.T) {
 				v.tick()
 				must(t, b.c.Collect())
 			}
-			inUse, other := b.c.halves[b.c.current].Name(), b.c.name(1 - b.c.current)
+			inUse, other := b.c.halves[b.c.current].Name(), b.c.name(1-b.c.current)
 			must(t, b.c.Close())
 			tt.do(t, b.dir, inUse, other)
 			n := steps
@@ -211,7 +211,7 @@ func TestDamagedStates(t *testing.T) {
 				v.tick()
 				must(t, c.Collect())
 			}
-			inUse, other := c.halves[c.current].Name(), c.name(1 - c.current)
+			inUse, other := c.halves[c.current].Name(), c.name(1-c.current)
 			must(t, c.Close())
 			tt.do(t, dir, inUse, other)
 			v.tick()
