@@ -66,9 +66,10 @@ func (m *machine) keepTime() (ended bool) {
 		case <-m.meter.pace:
 			ticker.Stop()
 			if m.meter.running.Load() {
-				ticker.Reset(flushEvery)
+				ticker.Reset(flushEvery) // it has just written a line by itself
+			} else {
+				m.flush()
 			}
-			m.flush()
 		case <-ticks: // one that is late replaces the ones that were missed
 			m.flush()
 			m.endIfOff()
