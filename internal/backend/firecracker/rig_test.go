@@ -15,9 +15,10 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/stubvmm"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
-	"go.uber.org/goleak"
 )
 
 // patience bounds every wait of these tests, and the calls of their clients.

@@ -9,8 +9,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/boot"
 	"golang.org/x/sys/unix"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/boot"
 )
 
 // maxOutput bounds what is read of a trial guest's console, in bytes.
