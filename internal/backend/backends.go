@@ -23,6 +23,7 @@ type Host struct {
 	QEMUAccel  string // auto, kvm or tcg
 
 	FirecrackerBinary string // "": found on PATH
+	MustProveKVM      bool   // a backend that needs KVM is usable only where a trial guest has come up
 	Jail              *Jail  // nil: Firecracker runs without its jailer
 
 	Log *slog.Logger
@@ -53,6 +54,7 @@ func newFirecracker(h Host) (types.Backend, error) {
 		Binary:       h.FirecrackerBinary,
 		Jail:         h.Jail,
 		StateDir:     h.StateDir,
+		MustProve:    h.MustProveKVM,
 		CanaryKernel: filepath.Join(h.AssetsDir, "vmlinux"),
 		Supervisor:   h.Supervisor,
 		Drainer:      h.Drainer,

@@ -56,7 +56,7 @@ func serve(ctx context.Context, cfg config.Config, log *slog.Logger, host backen
 		return err
 	}
 	uids, gids := owners(cfg, chosen.Name())
-	if jailed(cfg, chosen.Name()) {
+	if _, err := os.Stat(cfg.JailerChrootDir); err == nil { // jailed or not: VMs of an earlier start may be there
 		lock, err := jail.Lock(cfg.JailerChrootDir)
 		if err != nil {
 			return fmt.Errorf("%s: %w", config.EnvName("jailer-chroot-dir"), err)

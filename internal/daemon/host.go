@@ -31,6 +31,7 @@ func newHost(cfg config.Config, log *slog.Logger) (backend.Host, error) {
 		Log:        log,
 
 		FirecrackerBinary: cfg.FirecrackerBinary,
+		MustProveKVM:      cfg.Backend == auto,
 		Jail:              jailConfig(cfg),
 	}, nil
 }

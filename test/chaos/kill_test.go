@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// kills is how often metald is killed: issue 2 asks for 100.
+// kills is how often metald is killed.
 const kills = 100
 
 // TestKillAtRandomMoments kills metald with SIGKILL while clients create, boot and delete, and starts it again.

@@ -27,6 +27,7 @@ type Config struct {
 	Jail          *JailConfig   // nil runs Firecracker without its jailer, as the VM's user
 	StateDir      string        // where the verdict about KVM is kept; "" keeps it in memory only
 	CanaryTimeout time.Duration // how long that trial may take; 0 is 10 s
+	MustProve     bool          // KVM that could not be tried makes the backend unusable: who chooses it unasked is to know
 	CanaryKernel  string        // kernel of the trial boot that proves KVM; where there is none, nothing is proven
 
 	Supervisor *vmmprocess.Supervisor

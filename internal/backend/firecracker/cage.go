@@ -45,6 +45,9 @@ func (b *Backend) openCage() (*cage, error) {
 	if err := os.MkdirAll(c.config.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("directory of the jails: %w", err)
 	}
+	if err := jail.CheckBase(c.config.Dir); err != nil {
+		return nil, types.Errorf(types.KindPrecondition, "%w", err)
+	}
 	var st syscall.Stat_t
 	if err := syscall.Stat(c.config.Dir, &st); err != nil {
 		return nil, fmt.Errorf("directory of the jails: %w", &os.PathError{Op: "stat", Path: c.config.Dir, Err: err})
@@ -104,7 +107,14 @@ func (b *Backend) Sweep(ctx context.Context, keep []types.Handle) error {
 	}
 	known := map[string]bool{}
 	for _, h := range keep {
-		if p, err := checkHandle(h); err == nil && p.Jail != nil {
+		if h.Backend != Name {
+			continue
+		}
+		p, err := checkHandle(h)
+		if err != nil {
+			return fmt.Errorf("nothing is removed, because it is not known whose it is: %w", err)
+		}
+		if p.Jail != nil {
 			known[p.Jail.ID] = true
 		}
 	}

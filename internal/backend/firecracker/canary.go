@@ -26,12 +26,15 @@ const (
 )
 
 // proveKVM boots a guest that comes up by KVM, or says why it did not. On some hosts /dev/kvm opens, Firecracker starts
-// its guest, and the guest stands still. Where there is no kernel to try it with, nothing is proven and nothing refused.
+// its guest, and the guest stands still. Where there is no kernel to try it with, nothing is proven, and only what must be is refused.
 func (b *Backend) proveKVM(ctx context.Context) error {
 	if v := kvm.Probe(); !v.Usable {
 		return types.Errorf(types.KindPrecondition, "KVM cannot be used on this host: %s", v.Why)
 	}
 	if b.cfg.CanaryKernel == "" || b.kernels.check(b.cfg.CanaryKernel) != nil {
+		if b.cfg.MustProve {
+			return types.Errorf(types.KindPrecondition, "whether KVM runs guests on this host is not known: there is no kernel %q for a trial; make vm-assets makes one, UNKEY_METALD_BACKEND=firecracker does without", b.cfg.CanaryKernel)
+		}
 		b.cfg.Log.Warn("whether KVM runs guests on this host is not proven: there is no kernel for a trial", "kernel", b.cfg.CanaryKernel)
 		return nil
 	}
@@ -63,6 +66,9 @@ func (b *Backend) canary(ctx context.Context) (kvm.Verdict, error) {
 	path := filepath.Join(b.cfg.StateDir, canaryFile)
 	if b.cfg.StateDir != "" {
 		if v, ok := kvm.Recall(path, trial); ok {
+			if !v.Usable {
+				v.Why += "; that was found at an earlier start, and is tried again once " + path + " is removed"
+			}
 			return v, nil
 		}
 	}

@@ -28,7 +28,7 @@ func capabilities() types.Capabilities {
 			types.FieldBootOptions:      {Note: "Firecracker has one machine and no firmware"},
 			types.FieldDiskInterface:    {OK: true, Values: []string{"virtio-blk"}},
 			types.FieldDiskOptions:      {Note: "disks are raw files, and what the guest flushes is on the host's disk"},
-			types.FieldNetwork:          {OK: true, Note: "on an existing tap device"},
+			types.FieldNetwork:          {OK: true, Note: "on an existing tap device; jailed VMMs need UNKEY_METALD_JAILER_NETNS=false"},
 			types.FieldNetworkInterface: {OK: true, Values: []string{"virtio-net"}},
 			types.FieldNetworkOptions:   {Note: "interfaces have Firecracker's defaults"},
 			types.FieldConsoleInput:     {OK: true, Values: []string{"none"}, Note: "the console is read only"},

@@ -76,11 +76,21 @@ func (h home) restoreLent() error {
 		errs = append(errs, loan.Restore())
 	}
 	for _, t := range h.private.LentTaps {
-		if err := tap.Give(t.Name, t.UID); err != nil && !errors.Is(err, tap.ErrAbsent) {
-			errs = append(errs, err)
-		}
+		errs = append(errs, h.restoreTap(t))
 	}
 	return errors.Join(errs...)
+}
+
+// restoreTap gives a tap back that is still the VM's user's. One that is not was never lent, or is somebody else's now.
+func (h home) restoreTap(t tapLoan) error {
+	now, err := tap.Owner(t.Name)
+	if errors.Is(err, tap.ErrAbsent) || err == nil && now != h.private.UID {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return tap.Give(t.Name, t.UID)
 }
 
 func (h home) removeRunDir(ctx context.Context) error { return dir.RemoveContext(ctx, h.runDir) }

@@ -50,6 +50,7 @@ type launch struct {
 	calls       []call
 
 	home    home
+	alive   bool          // its process could not be ended
 	runDir  bool          // it was made: what was there before is somebody else's, and stays
 	jail    *jail.Jail    // the VMM's root, with or without a jailer; nil before it was made
 	lend    []jail.Loan   // to be given to the VM's user
@@ -234,7 +235,9 @@ func (l *launch) lendTaps() error {
 		} else if err != nil {
 			return types.FieldErrorf(types.KindPrecondition, field, "%w", err)
 		}
-		l.home.private.LentTaps = append(l.home.private.LentTaps, tapLoan{Name: n.Tap, UID: owner})
+		if os.Geteuid() == 0 { // else the VMM's user is metald's own
+			l.home.private.LentTaps = append(l.home.private.LentTaps, tapLoan{Name: n.Tap, UID: owner})
+		}
 		if base, err := tap.Read(n.Tap); err == nil {
 			if l.home.private.Taps == nil {
 				l.home.private.Taps = map[string]types.NetworkUsage{}
@@ -277,7 +280,9 @@ func (l *launch) start(ctx context.Context) (_ *machine, err error) {
 		return nil, startError(ctx, err)
 	}
 	if err := l.ready(ctx, m); err != nil {
-		return nil, m.abandon(ctx, err)
+		err = m.abandon(ctx, err)
+		l.alive = !m.died()
+		return nil, err
 	}
 	m.jail, l.jail = l.jail, nil
 	go m.run()
@@ -295,8 +300,8 @@ func (l *launch) commit(h types.Handle) error {
 			return types.Errorf(types.KindInternal, "lend a disk to the VM's user: %w", err)
 		}
 	}
-	for i, n := range l.req.Spec.Networks {
-		if err := tap.Give(n.Tap, l.req.UID); err != nil {
+	for i, t := range l.home.private.LentTaps {
+		if err := tap.Give(t.Name, l.req.UID); err != nil {
 			return types.FieldErrorf(types.KindPrecondition, fmt.Sprintf("config.network[%d].tap_device", i), "%w", err)
 		}
 	}
@@ -371,8 +376,12 @@ func startError(ctx context.Context, err error) error {
 	return types.Errorf(types.KindUnavailable, "%w", err)
 }
 
-// undo removes what a launch that did not succeed made. Its process is dead.
+// undo removes what a launch that did not succeed made. Where its process could not be ended, nothing is taken from it:
+// the handle finds it.
 func (l *launch) undo(ctx context.Context) error {
+	if l.alive {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
 	var errs []error

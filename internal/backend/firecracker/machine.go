@@ -20,6 +20,8 @@ const (
 	killTimeout = 5 * time.Second
 	// drainTimeout is how long what a Firecracker that has ended said last may take to be read.
 	drainTimeout = time.Second
+	// askedFor is how long after Ctrl-Alt-Del a reset is still thought to be the guest's answer.
+	askedFor = time.Minute
 	// lastFlush bounds the wait for a last reading of a VM that is to be ended.
 	lastFlush = 250 * time.Millisecond
 )
@@ -48,10 +50,10 @@ type machine struct {
 	release  sync.Once
 
 	mu      sync.Mutex
-	started bool // the guest ran
-	asked   bool // Ctrl-Alt-Del was pressed
-	off     bool // the guest was found off, and Firecracker ended for it
-	forced  bool // Destroy ended it
+	started bool      // the guest ran
+	asked   time.Time // when Ctrl-Alt-Del was pressed last
+	off     bool      // the guest was found off, and Firecracker ended for it
+	forced  bool      // Destroy ended it
 	exit    types.Exit
 }
 
@@ -113,7 +115,7 @@ func (m *machine) settle() {
 	line, _ := m.watch.Panicked()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e := ending{words: words, asked: m.asked, off: m.off, panic: line, forced: m.forced, started: m.started}
+	e := ending{words: words, asked: time.Since(m.asked) < askedFor, off: m.off, panic: line, forced: m.forced, started: m.started}
 	e.status, e.known = m.process.Status()
 	m.exit = e.exit()
 }
@@ -173,7 +175,7 @@ func (m *machine) order(ctx context.Context, command func(context.Context) error
 // Shutdown presses Ctrl-Alt-Del. Firecracker says yes whether or not the guest has a driver for it.
 func (m *machine) Shutdown(ctx context.Context) error {
 	m.mu.Lock()
-	m.asked = true
+	m.asked = time.Now()
 	m.mu.Unlock()
 	if err := m.api.ctrlAltDel(ctx); err != nil {
 		return m.unavailable(ctx, err)
@@ -198,7 +200,19 @@ func (m *machine) State(ctx context.Context) (lifecycle.State, error) {
 	if err != nil {
 		return lifecycle.Absent, m.unavailable(ctx, err)
 	}
-	return states[info.State], nil
+	state := states[info.State]
+	m.observed(state)
+	return state, nil
+}
+
+// observed has the guest metered as it was seen: a verb that was given up may have been carried out all the same.
+func (m *machine) observed(state lifecycle.State) {
+	if state != lifecycle.Created {
+		m.setStarted(true)
+	}
+	if running := state == lifecycle.Running; running != m.meter.running.Load() {
+		m.meter.run(running)
+	}
 }
 
 // unavailable is the error of a Firecracker that is gone, mute or refuses.

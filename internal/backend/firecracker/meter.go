@@ -115,7 +115,8 @@ func (t *meter) last(ctx context.Context, api *client) (again func()) {
 	case <-ctx.Done():
 		return func() {}
 	}
-	t.flushed.Store(api.flushMetrics(ctx) == nil)
+	// A guest that stands still does nothing between what is written now and its end.
+	t.flushed.Store(api.pause(ctx) == nil && api.flushMetrics(ctx) == nil)
 	return func() { <-t.turn }
 }
 

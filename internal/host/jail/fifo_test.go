@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -157,38 +156,4 @@ func TestSetPipeSizeWithinTheLimits(t *testing.T) {
 		t.Skip("this host has no limit for 128 pipes of one user")
 	}
 	t.Logf("pipe %d has room for %d bytes", n/2, smallest)
-}
-
-func TestReadPID(t *testing.T) {
-	const name = "firecracker.pid"
-	w := newWorld(t)
-	path := filepath.Join(w.root, name)
-	_, err := w.ReadPID(name)
-	wantErr(t, err, os.ErrNotExist)
-	write(t, path, "4711")
-	if pid, err := w.ReadPID(name); err != nil || pid != 4711 {
-		t.Errorf("read %d, %v", pid, err)
-	}
-	for _, content := range []string{"", "0", "-1", "4711\n4712", "99999999999999999999999999", "x"} {
-		write(t, path, content)
-		if pid, err := w.ReadPID(name); err == nil {
-			t.Errorf("%q was read as %d", content, pid)
-		}
-	}
-	for what, plant := range map[string]func(){
-		"its own file": func() { write(t, path, "1"); must(t, os.Chown(path, int(vmm.UID), int(vmm.GID))) },
-		"a link":       func() { write(t, w.outside+"/pid", "1"); w.plant(t, w.outside+"/pid", name) },
-		"a hard link":  func() { write(t, w.outside+"/1", "1"); must(t, os.Link(w.outside+"/1", path)) },
-		"a FIFO":       func() { must(t, w.FIFO(name)) },
-		"a file that it may write": func() {
-			write(t, path, "1")
-			must(t, os.Chmod(path, 0o666))
-		},
-	} {
-		must(t, os.Remove(path))
-		plant()
-		if pid, err := w.ReadPID(name); err == nil {
-			t.Errorf("%s was read as %d", what, pid)
-		}
-	}
 }
