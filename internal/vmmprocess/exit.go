@@ -62,3 +62,13 @@ func exitOfZombie(p *Process) (status syscall.WaitStatus, known bool) {
 	}
 	return syscall.WaitStatus(st.ExitCode), true
 }
+
+// Crashed tells whether a signal is one that a program gets for a fault of its own. SIGSYS is what a sandbox answers to a
+// system call that a VMM should not need.
+func Crashed(s syscall.Signal) bool {
+	switch s {
+	case syscall.SIGABRT, syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGILL, syscall.SIGFPE, syscall.SIGSYS, syscall.SIGTRAP:
+		return true
+	}
+	return false
+}

@@ -136,18 +136,9 @@ func (p private) encode() json.RawMessage {
 	return b
 }
 
-func checkHandle(h types.Handle) (private, error) {
-	var p private
-	if h.Backend != Name || h.Version != handleVersion {
-		return p, fmt.Errorf("a handle of backend %q, version %d, is not one of %s, version %d", h.Backend, h.Version, Name, handleVersion)
-	}
-	if !filepath.IsAbs(h.RunDir) {
-		return p, fmt.Errorf("handle with the run directory %q", h.RunDir)
-	}
-	if err := json.Unmarshal(h.Private, &p); err != nil {
-		return p, fmt.Errorf("handle of VM %s: %w", h.VM, err)
-	}
-	return p, nil
+func checkHandle(h types.Handle) (p private, err error) {
+	err = h.Decode(Name, handleVersion, &p)
+	return p, err
 }
 
 // Reap kills the Firecracker of a handle, if it is still that one, and removes everything of it.

@@ -4,6 +4,7 @@ import (
 	"syscall"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 )
 
 // ending is everything that is known of the end of a Firecracker.
@@ -49,7 +50,7 @@ func (e ending) exit() types.Exit {
 		}
 	case e.forced:
 		x.Reason = types.ReasonForced
-	case crashes[syscall.Signal(x.Signal)]:
+	case vmmprocess.Crashed(syscall.Signal(x.Signal)):
 		x.Reason, x.Detail = types.ReasonCrashed, e.words
 	case x.Signal != 0:
 		x.Reason = types.ReasonKilled
@@ -57,10 +58,4 @@ func (e ending) exit() types.Exit {
 		x.Reason, x.Detail = types.ReasonUnobserved, "Firecracker ended without saying why"
 	}
 	return x
-}
-
-// crashes are the signals that a program gets for a fault of its own. Firecracker's panics abort.
-var crashes = map[syscall.Signal]bool{
-	syscall.SIGABRT: true, syscall.SIGSEGV: true, syscall.SIGBUS: true, syscall.SIGILL: true, syscall.SIGFPE: true,
-	syscall.SIGSYS: true, syscall.SIGTRAP: true,
 }

@@ -125,12 +125,11 @@ func (m *machine) Handle() types.Handle { return m.handle }
 // Boot starts the guest the first time.
 func (m *machine) Boot(ctx context.Context) error {
 	m.setStarted(true) // it may end at once
-	if err := m.order(ctx, m.api.start, lifecycle.Running); err != nil {
+	err := m.order(ctx, m.api.start, lifecycle.Running)
+	if err != nil {
 		m.setStarted(m.died())
-		return err
 	}
-	m.meter.run(true)
-	return nil
+	return err
 }
 
 func (m *machine) setStarted(yes bool) {
@@ -141,20 +140,12 @@ func (m *machine) setStarted(yes bool) {
 
 // Pause stops the vCPUs and sees them stopped.
 func (m *machine) Pause(ctx context.Context) error {
-	if err := m.order(ctx, m.api.pause, lifecycle.Paused); err != nil {
-		return err
-	}
-	m.meter.run(false)
-	return nil
+	return m.order(ctx, m.api.pause, lifecycle.Paused)
 }
 
 // Resume lets the vCPUs go on and sees them run.
 func (m *machine) Resume(ctx context.Context) error {
-	if err := m.order(ctx, m.api.resume, lifecycle.Running); err != nil {
-		return err
-	}
-	m.meter.run(true)
-	return nil
+	return m.order(ctx, m.api.resume, lifecycle.Running)
 }
 
 // order gives a command and observes what came of it. A guest that was to run and ended at once did run.

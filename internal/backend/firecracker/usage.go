@@ -52,16 +52,17 @@ func (m *machine) networkUsage() map[string]types.NetworkUsage {
 	for _, n := range m.spec.Networks {
 		from, known := m.home.private.Taps[n.ID]
 		now, err := tap.Read(n.Tap)
-		if !known || err != nil || now.ReceivedBytes < from.ReceivedBytes || now.SentBytes < from.SentBytes {
+		if !known || err != nil {
+			continue
+		}
+		since, ok := now.Since(tap.Counters(from))
+		if !ok {
 			continue
 		}
 		if all == nil {
 			all = map[string]types.NetworkUsage{}
 		}
-		all[n.ID] = types.NetworkUsage{
-			ReceivedBytes: now.ReceivedBytes - from.ReceivedBytes, SentBytes: now.SentBytes - from.SentBytes,
-			ReceivedPackets: now.ReceivedPackets - from.ReceivedPackets, SentPackets: now.SentPackets - from.SentPackets,
-		}
+		all[n.ID] = types.NetworkUsage(since)
 	}
 	return all
 }

@@ -18,10 +18,8 @@ const (
 
 // instanceInfo is what Firecracker tells of itself and its VM.
 type instanceInfo struct {
-	ID         string `json:"id"`
 	State      string `json:"state"`
 	VMMVersion string `json:"vmm_version"`
-	AppName    string `json:"app_name"`
 }
 
 // info asks for the state of the VM. A state that metald does not know is an error, never a guess.

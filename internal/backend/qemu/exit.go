@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 )
 
 // ending is everything that is known of the end of a QEMU.
@@ -52,7 +53,7 @@ func (e ending) exit() types.Exit {
 		x.Reason = types.ReasonForced
 	case e.shutdown == shutdownSignal:
 		x.Reason, x.Detail = types.ReasonKilled, e.stderr
-	case crashSignals[syscall.Signal(x.Signal)]:
+	case vmmprocess.Crashed(syscall.Signal(x.Signal)):
 		x.Reason, x.Detail = types.ReasonCrashed, e.stderr
 	case x.Signal != 0:
 		x.Reason = types.ReasonKilled
@@ -60,13 +61,6 @@ func (e ending) exit() types.Exit {
 		x.Reason, x.Detail = types.ReasonUnobserved, "QEMU ended without saying why"
 	}
 	return x
-}
-
-// crashSignals are those that a program gets for a fault of its own. SIGSYS is the sandbox's answer to a system call
-// that QEMU should not need.
-var crashSignals = map[syscall.Signal]bool{
-	syscall.SIGABRT: true, syscall.SIGSEGV: true, syscall.SIGBUS: true, syscall.SIGILL: true, syscall.SIGFPE: true,
-	syscall.SIGSYS: true, syscall.SIGTRAP: true,
 }
 
 // refusal is what a QEMU that refused to start says, as an error for the person who asked. The texts are those of

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/tap"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 )
 
@@ -46,17 +47,18 @@ func (m *machine) networkUsage() map[string]types.NetworkUsage {
 	var all map[string]types.NetworkUsage
 	for _, n := range m.spec.Networks {
 		from, known := m.taps[n.ID]
-		now, err := tapCounters(n.Tap)
-		if !known || err != nil || now.ReceivedBytes < from.ReceivedBytes || now.SentBytes < from.SentBytes {
+		now, err := tap.Read(n.Tap)
+		if !known || err != nil {
+			continue
+		}
+		since, ok := now.Since(tap.Counters(from))
+		if !ok {
 			continue
 		}
 		if all == nil {
 			all = map[string]types.NetworkUsage{}
 		}
-		all[n.ID] = types.NetworkUsage{
-			ReceivedBytes: now.ReceivedBytes - from.ReceivedBytes, SentBytes: now.SentBytes - from.SentBytes,
-			ReceivedPackets: now.ReceivedPackets - from.ReceivedPackets, SentPackets: now.SentPackets - from.SentPackets,
-		}
+		all[n.ID] = types.NetworkUsage(since)
 	}
 	return all
 }

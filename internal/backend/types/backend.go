@@ -5,7 +5,9 @@ package types
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
+	"path/filepath"
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
@@ -131,6 +133,21 @@ type Handle struct {
 	VMM         string          `json:"vmm,omitempty"`        // "QEMU"
 	VMMVersion  string          `json:"vmmVersion,omitempty"` // "7.2.22"
 	Private     json.RawMessage `json:"private,omitempty"`
+}
+
+// Decode reads the private part of a handle that a backend made into private. It refuses a handle of another backend,
+// of another version than the one that this metald writes, and one that names no place.
+func (h Handle) Decode(backend string, version int, private any) error {
+	if h.Backend != backend || h.Version != version {
+		return fmt.Errorf("a handle of backend %q, version %d, is not one of %s, version %d", h.Backend, h.Version, backend, version)
+	}
+	if !filepath.IsAbs(h.RunDir) {
+		return fmt.Errorf("handle with the run directory %q", h.RunDir)
+	}
+	if err := json.Unmarshal(h.Private, private); err != nil {
+		return fmt.Errorf("handle of VM %s: %w", h.VM, err)
+	}
+	return nil
 }
 
 // ProcessIdentity names one process for good: a reused pid does not match it.

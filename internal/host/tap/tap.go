@@ -144,3 +144,12 @@ func Read(name string) (Counters, error) {
 	}
 	return c, nil
 }
+
+// Since is what went through since from was read. ok is false where the counters fell: the tap was made anew.
+func (c Counters) Since(from Counters) (since Counters, ok bool) {
+	since = Counters{
+		ReceivedBytes: c.ReceivedBytes - from.ReceivedBytes, SentBytes: c.SentBytes - from.SentBytes,
+		ReceivedPackets: c.ReceivedPackets - from.ReceivedPackets, SentPackets: c.SentPackets - from.SentPackets,
+	}
+	return since, since.ReceivedBytes >= 0 && since.SentBytes >= 0 && since.ReceivedPackets >= 0 && since.SentPackets >= 0
+}

@@ -46,11 +46,6 @@ type Layout struct {
 	Exec string
 }
 
-// Layout returns where things are, once they are made.
-func (s Spec) Layout() (Layout, error) {
-	return LayoutOf(s.ChrootBase, s.ExecFile, s.ID)
-}
-
 // LayoutOf returns the layout of a jail by what its path is made of, which is what survives in a record.
 func LayoutOf(base, execFile, id string) (Layout, error) {
 	if err := checkPlace(base, execFile, id); err != nil {

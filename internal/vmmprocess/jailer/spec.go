@@ -31,10 +31,6 @@ type Spec struct {
 	// with one of the name of ExecFile if it were not told.
 	ParentCgroup string
 
-	// MaxFileSize is the largest file in bytes that the VMM may write (fsize); 0 for no limit. It holds for disks, too:
-	// a write beyond it ends the VMM.
-	MaxFileSize uint64
-
 	// MaxOpenFiles is how many files the VMM may have open (no-file); 0 for the jailer's default of 2048.
 	MaxOpenFiles uint64
 
@@ -58,23 +54,13 @@ func (s Spec) Argv() ([]string, error) {
 	if s.ParentCgroup != "" {
 		argv = append(argv, "--parent-cgroup", s.ParentCgroup)
 	}
-	argv = append(argv, s.limits()...)
+	if s.MaxOpenFiles != 0 {
+		argv = append(argv, "--resource-limit", "no-file="+strconv.FormatUint(s.MaxOpenFiles, 10))
+	}
 	if len(s.Args) > 0 {
 		argv = append(append(argv, "--"), s.Args...)
 	}
 	return argv, nil
-}
-
-// limits are the two resource limits that the jailer knows. Those of cgroups are no resource limits.
-func (s Spec) limits() []string {
-	var argv []string
-	if s.MaxFileSize != 0 {
-		argv = append(argv, "--resource-limit", "fsize="+strconv.FormatUint(s.MaxFileSize, 10))
-	}
-	if s.MaxOpenFiles != 0 {
-		argv = append(argv, "--resource-limit", "no-file="+strconv.FormatUint(s.MaxOpenFiles, 10))
-	}
-	return argv
 }
 
 func (s Spec) check() error {

@@ -21,7 +21,7 @@ func plain() Spec {
 func everything() Spec {
 	s := plain()
 	s.CgroupVersion, s.ParentCgroup = 1, "metald/vms"
-	s.MaxFileSize, s.MaxOpenFiles = 1<<40, 4096
+	s.MaxOpenFiles = 4096
 	s.Args = []string{"--api-sock", "/run/firecracker.socket", "--level", "Warn"}
 	return s
 }
