@@ -160,6 +160,6 @@ func (b *Backend) Reap(ctx context.Context, h types.Handle) error {
 			return fmt.Errorf("reap Firecracker of VM %s: %w", h.VM, err)
 		}
 	}
-	home := home{runDir: h.RunDir, private: p}
+	home := home{cage: &b.cage, runDir: h.RunDir, private: p}
 	return home.remove(ctx)
 }

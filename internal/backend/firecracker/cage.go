@@ -66,6 +66,41 @@ func (b *Backend) openCage() (*cage, error) {
 	return c, nil
 }
 
+// above returns the group that the cgroups of jails are in: this metald's own, or that of a handle of before the directory
+// of the jails was another.
+func (c *cage) above(name string) (*cgroup.Parent, error) {
+	c.mu.Lock()
+	parent, own := c.parent, c.parentName
+	c.mu.Unlock()
+	if parent != nil && name == own {
+		return parent, nil
+	}
+	root, err := cgroup.Find()
+	if err != nil {
+		return nil, err
+	}
+	return root.Open(name)
+}
+
+// removeGroup removes the cgroup of a jail, and ends what is still in it.
+func (c *cage) removeGroup(ctx context.Context, parent, name string) error {
+	above, err := c.above(parent)
+	if err != nil {
+		return fmt.Errorf("remove the cgroup of jail %s: %w", name, err)
+	}
+	group, err := above.Group(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := group.Kill(ctx); err != nil {
+		return err
+	}
+	return group.Remove(ctx)
+}
+
 // limits are those of one VM.
 func (c *cage) limits(spec types.Spec, disks []string) (cgroup.Limits, error) {
 	need := spec.Memory.SizeBytes + headroomBytes + spec.Memory.SizeBytes/headroomPart
@@ -123,7 +158,7 @@ func (b *Backend) Sweep(ctx context.Context, keep []types.Handle) error {
 	for _, name := range groups {
 		if !known[name] {
 			b.cfg.Log.Warn("removing a cgroup that belongs to no VM", "cgroup", c.parentName+"/"+name)
-			errs = append(errs, removeGroup(ctx, c.parentName, name))
+			errs = append(errs, c.removeGroup(ctx, c.parentName, name))
 		}
 	}
 	jails, err := jail.List(c.config.Dir)

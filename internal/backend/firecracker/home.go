@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/cgroup"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/tap"
@@ -24,6 +22,7 @@ const (
 
 // home is everything that one Firecracker has on the host but its process.
 type home struct {
+	cage    *cage // the Backend's
 	runDir  string
 	private private
 }
@@ -55,7 +54,7 @@ func (h home) removeGroup(ctx context.Context) error {
 	if h.private.Jail == nil {
 		return nil
 	}
-	return removeGroup(ctx, h.private.Jail.Cgroup, h.private.Jail.ID)
+	return h.cage.removeGroup(ctx, h.private.Jail.Cgroup, h.private.Jail.ID)
 }
 
 func (h home) removeJail(ctx context.Context) error {
@@ -94,29 +93,6 @@ func (h home) restoreTap(t tapLoan) error {
 }
 
 func (h home) removeRunDir(ctx context.Context) error { return dir.RemoveContext(ctx, h.runDir) }
-
-// removeGroup removes a cgroup, and ends what is still in it.
-func removeGroup(ctx context.Context, parent, name string) error {
-	root, err := cgroup.Find()
-	if err != nil {
-		return fmt.Errorf("remove the cgroup of jail %s: %w", name, err)
-	}
-	above, err := root.Open(parent)
-	if err != nil {
-		return err
-	}
-	group, err := above.Group(name)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := group.Kill(ctx); err != nil {
-		return err
-	}
-	return group.Remove(ctx)
-}
 
 // dial connects to the API of the VMM with this pid. Nothing is said to anybody else: the VMM could have put another
 // socket in the place of its own.

@@ -25,7 +25,7 @@ const readyTimeout = 20 * time.Second
 
 // Create starts a Firecracker that holds the guest, configured and not started.
 func (b *Backend) Create(ctx context.Context, req types.CreateRequest) (types.Machine, error) {
-	l := &launch{backend: b, req: req, home: home{runDir: req.RunDir, private: private{UID: req.UID, GID: req.GID}}}
+	l := &launch{backend: b, req: req, home: home{cage: &b.cage, runDir: req.RunDir, private: private{UID: req.UID, GID: req.GID}}}
 	if err := l.plan(ctx); err != nil {
 		return nil, err
 	}
@@ -259,7 +259,7 @@ func (l *launch) makeGroup() error {
 
 // start runs Firecracker and talks to it until it is known to be as it should. After an error it is dead.
 func (l *launch) start(ctx context.Context) (_ *machine, err error) {
-	m := newMachine(l.handle(), l.req.Spec, l.home.private, l.req.Console, l.req.Ended)
+	m := newMachine(l.handle(), l.req.Spec, l.home, l.req.Console, l.req.Ended)
 	if err := m.listen(l.backend.cfg.Drainer); err != nil {
 		return nil, err
 	}

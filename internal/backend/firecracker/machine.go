@@ -58,9 +58,9 @@ type machine struct {
 }
 
 // newMachine returns a machine that has neither process nor connections yet.
-func newMachine(h types.Handle, spec types.Spec, p private, screen io.Writer, ended func()) *machine {
+func newMachine(h types.Handle, spec types.Spec, at home, screen io.Writer, ended func()) *machine {
 	m := &machine{
-		handle: h, spec: spec, home: home{runDir: h.RunDir, private: p}, told: ended,
+		handle: h, spec: spec, home: at, told: ended,
 		exited: make(chan struct{}), released: make(chan struct{}), finished: make(chan struct{}),
 	}
 	if spec.Console.Output != "none" {
