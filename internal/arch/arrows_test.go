@@ -92,6 +92,7 @@ var onlyFrom = []struct {
 	{"internal/backend/firecracker/metrics/fifo", []string{"internal/backend/firecracker"}, "it reads one VMM's stream, and is that backend's alone"},
 	{"internal/backend/fake", testsOnly, "a fake never ships"},
 	{"internal/backend/stubvmm/**", testsOnly, "a stub never ships"},
+	{"internal/backend/backendtest", testsOnly, "what tests need does not ship"},
 	{"internal/backend/conformance", testsOnly, "the conformance table is for tests"},
 	{"gen/**", []string{"gen/**", "internal/api", "cmd/*", "test/**"}, "api/convert.go is the one place between proto and domain"},
 	{"internal/vmassets", []string{"cmd/vm-assets"}, "metald boots assets and makes none"},

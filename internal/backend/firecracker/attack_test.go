@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/cgroup"
@@ -31,10 +32,10 @@ type victim struct {
 
 func newVictim(t *testing.T) *victim {
 	t.Helper()
-	v := &victim{dir: runtimeDir(t), called: make(chan struct{}, 100), process: exec.Command("sleep", "3600")}
+	v := &victim{dir: backendtest.Dir(t), called: make(chan struct{}, 100), process: exec.Command("sleep", "3600")}
 	must(t, v.process.Start())
 	t.Cleanup(func() { must(t, v.process.Process.Kill()); _ = v.process.Wait() })
-	write(t, filepath.Join(v.dir, "secret"), []byte("secret"))
+	backendtest.Write(t, filepath.Join(v.dir, "secret"), []byte("secret"))
 	must(t, unix.Mkfifo(filepath.Join(v.dir, "fifo"), 0o600))
 	listener, err := net.Listen("unix", filepath.Join(v.dir, "firecracker.socket"))
 	must(t, err)
@@ -101,7 +102,7 @@ func TestPlantedLinksAreNotFollowed(t *testing.T) {
 			v.plant(name, filepath.Join(other.dir, target))
 			root, err := v.home.root()
 			must(t, err)
-			write(t, filepath.Join(root, "firecracker.pid-new"), fmt.Append(nil, other.process.Process.Pid))
+			backendtest.Write(t, filepath.Join(root, "firecracker.pid-new"), fmt.Append(nil, other.process.Process.Pid))
 			must(t, os.Rename(filepath.Join(root, "firecracker.pid-new"), filepath.Join(root, "firecracker.pid")))
 
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
@@ -232,7 +233,7 @@ func TestWhatIsThereAlreadyIsRefused(t *testing.T) {
 	must(t, r.backend.Sweep(t.Context(), nil))
 
 	must(t, os.Mkdir(req.RunDir, 0o700))
-	write(t, filepath.Join(req.RunDir, "mine"), nil)
+	backendtest.Write(t, filepath.Join(req.RunDir, "mine"), nil)
 	if _, err := r.backend.Create(t.Context(), req); !errors.Is(err, os.ErrExist) {
 		t.Errorf("error %v", err)
 	}
@@ -265,7 +266,7 @@ func TestAVMMThatNeverOpensItsSocket(t *testing.T) {
 func TestAVMMThatDiesAtOnce(t *testing.T) {
 	onStubs(t, func(t *testing.T, r *rig) {
 		for i, code := range []int{1, 148} {
-			r := &rig{t: t, dir: runtimeDir(t), kernel: r.kernel, root: r.root, config: r.config, backend: r.backend}
+			r := &rig{t: t, dir: backendtest.Dir(t), kernel: r.kernel, root: r.root, config: r.config, backend: r.backend}
 			r.knobs(fmt.Sprintf("stub.die=%d", code))
 			bounded(t, 3*time.Second, func() {
 				err := r.refuse(t.Context(), r.request(fmt.Sprintf("dies%d", i), r.spec()))
@@ -336,7 +337,7 @@ func TestAFIFOThatBecameAFile(t *testing.T) {
 	must(t, err)
 	fifo := filepath.Join(root, jailer.Metrics)
 	must(t, os.Rename(fifo, fifo+"-away"))
-	write(t, fifo, []byte(`{"utc_timestamp_ms":1,"block_disk0":{"write_bytes":1}}`+"\n"))
+	backendtest.Write(t, fifo, []byte(`{"utc_timestamp_ms":1,"block_disk0":{"write_bytes":1}}`+"\n"))
 	must(t, os.Chown(fifo, someUID, someUID))
 	from := v.lines()
 	eventually(t, "lines still come", func() bool { return v.lines() > from+2 })
@@ -365,10 +366,10 @@ func TestAConsoleThatFillsWhileMetaldIsAway(t *testing.T) {
 			must(t, err)
 			return n >= 60<<10
 		})
-		v.screen = new(screen)
+		v.screen = new(backendtest.Screen)
 		v = v.adopt(r.another())
 		v.want(lifecycle.Running)
-		v.screen.waitFor(t, guest.Flood)
+		v.screen.WaitFor(t, guestPatience, guest.Flood)
 		eventually(t, "more than the pipe held is heard", func() bool { return len(v.screen.String()) > 128<<10 })
 	})
 }

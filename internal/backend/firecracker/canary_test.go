@@ -7,12 +7,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
 )
 
 // trial returns a Backend whose trial guest is the stand-in's, with these knobs, and that keeps verdicts in dir.
 func (r *rig) trial(dir string, knobs ...string) *Backend {
 	r.t.Helper()
-	another := &rig{t: r.t, dir: runtimeDir(r.t), config: r.config}
+	another := &rig{t: r.t, dir: backendtest.Dir(r.t), config: r.config}
 	another.config.CanaryKernel, another.config.StateDir = r.kernel, dir
 	another.knobs(knobs...)
 	return another.backend
@@ -31,12 +33,12 @@ func TestATrialGuestThatComesUp(t *testing.T) {
 	kept := filepath.Join(dir, canaryFile)
 	text, err := os.ReadFile(kept)
 	must(t, err)
-	write(t, kept, []byte(strings.Replace(string(text), "came up", "was remembered", 1)))
+	backendtest.Write(t, kept, []byte(strings.Replace(string(text), "came up", "was remembered", 1)))
 	if v, err = b.canary(t.Context()); err != nil || !v.Usable || !strings.Contains(v.Why, "was remembered") {
 		t.Errorf("the second time: %+v, %v", v, err)
 	}
 	// Another kernel needs another trial.
-	write(t, r.kernel, append(must1(os.ReadFile(r.kernel))(t), 0))
+	backendtest.Write(t, r.kernel, append(must1(os.ReadFile(r.kernel))(t), 0))
 	if v, err = b.canary(t.Context()); err != nil || !v.Usable || strings.Contains(v.Why, "was remembered") {
 		t.Errorf("with another kernel: %+v, %v", v, err)
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/disk"
@@ -168,7 +169,7 @@ func (r *rig) checkRestored(volumes []string, before owner, last bool) bool {
 	b := r.another()
 	m := manager.New(manager.Config{
 		Backend: b, Store: records, StateDir: r.dir, Roots: rootsOf(r.dir), MaxVMs: 50, UIDBase: crashUID, ConsoleBytes: 1 << 20,
-		Log: slog.New(slog.NewTextHandler(testLog{r.t}, &slog.HandlerOptions{Level: slog.LevelError})),
+		Log: slog.New(slog.NewTextHandler(backendtest.Log{TB: r.t}, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	must(r.t, m.Restore(r.t.Context()))
 	ctx, cancel := context.WithCancel(context.Background())

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/disk"
 	manager "github.com/unkeyed/unkey/go/deploy/metald/internal/vm"
@@ -70,7 +71,7 @@ func (r *rig) manage(records store.Store, b types.Backend, maxVMs int) (m *manag
 	r.t.Helper()
 	m = manager.New(manager.Config{
 		Backend: b, Store: records, StateDir: r.dir, Roots: disk.Roots{Assets: filepath.Dir(r.kernel), Volumes: r.volumes},
-		MaxVMs: maxVMs, UIDBase: someUID, ConsoleBytes: 1 << 20, Log: slog.New(slog.NewTextHandler(testLog{r.t}, &slog.HandlerOptions{Level: slog.LevelError})),
+		MaxVMs: maxVMs, UIDBase: someUID, ConsoleBytes: 1 << 20, Log: slog.New(slog.NewTextHandler(backendtest.Log{TB: r.t}, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	must(r.t, m.Restore(r.t.Context()))
 	ctx, cancel := context.WithCancel(context.Background())

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
@@ -23,9 +24,9 @@ func (r *rig) knobs(words ...string) {
 	dir := filepath.Join(r.dir, "bin")
 	must(r.t, os.Mkdir(dir, 0o755))
 	binary := filepath.Join(dir, "firecracker")
-	copyFile(r.t, r.config.Binary, binary)
+	backendtest.Copy(r.t, r.config.Binary, binary)
 	must(r.t, os.Chmod(binary, 0o755))
-	write(r.t, binary+".knobs", []byte(strings.Join(words, "\n")))
+	backendtest.Write(r.t, binary+".knobs", []byte(strings.Join(words, "\n")))
 	r.config.Binary = binary
 	r.backend = r.another()
 }
@@ -53,7 +54,7 @@ func TestEndsOfAGuest(t *testing.T) {
 func TestWordsAloneDoNotEndAVM(t *testing.T) {
 	r := onStub(t, false)
 	v := r.running("lies", "metald.flood=1")
-	v.screen.waitFor(t, guest.Flood)
+	v.screen.WaitFor(t, guestPatience, guest.Flood)
 	root, err := v.home.root()
 	must(t, err)
 	console, err := os.OpenFile(filepath.Join(root, jailer.Console), os.O_WRONLY, 0)
@@ -61,7 +62,7 @@ func TestWordsAloneDoNotEndAVM(t *testing.T) {
 	defer console.Close()
 	_, err = console.WriteString("reboot: System halted\r\n")
 	must(t, err)
-	v.screen.waitFor(t, "reboot: System halted")
+	v.screen.WaitFor(t, guestPatience, "reboot: System halted")
 	select { // what must not happen has to be given its time
 	case <-v.Exited():
 		t.Errorf("it was ended: %+v", v.Exit())
@@ -155,7 +156,7 @@ func TestPauseAndResumeTwice(t *testing.T) {
 			must(t, v.Resume(t.Context()))
 			v.want(lifecycle.Running)
 		}
-		v.screen.waitFor(t, guest.Second(2))
+		v.screen.WaitFor(t, guestPatience, guest.Second(2))
 	})
 }
 
@@ -238,7 +239,7 @@ func TestUsageIsWhatTheGuestWrote(t *testing.T) {
 			t.Errorf("before the first line of the metrics: %+v, %v", u, err)
 		}
 		must(t, v.Boot(t.Context()))
-		v.screen.waitFor(t, guest.Wrote(bytes, guest.WriteFile))
+		v.screen.WaitFor(t, guestPatience, guest.Wrote(bytes, guest.WriteFile))
 		v.wantWritten(bytes)
 		for range 3 { // every metald says the same, and none says more
 			v.Release()
@@ -262,7 +263,7 @@ func TestUsageOfWhatCameBetweenFlushes(t *testing.T) {
 		for i := range 10 {
 			const bytes = 1 << 20
 			v := r.running(fmt.Sprintf("brief%d", i), fmt.Sprintf("metald.write=%d", bytes))
-			v.screen.waitFor(t, guest.Wrote(bytes, guest.WriteFile))
+			v.screen.WaitFor(t, guestPatience, guest.Wrote(bytes, guest.WriteFile))
 			if i%2 == 0 {
 				must(t, v.Pause(t.Context()))
 			} else {

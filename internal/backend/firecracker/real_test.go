@@ -52,8 +52,8 @@ func TestRealGuest(t *testing.T) {
 		must(t, os.WriteFile(req.Disks[1], make([]byte, 2*bytes), 0o600))
 		v := r.createFrom(req)
 		must(t, v.Boot(t.Context()))
-		v.screen.waitFor(t, guest.Marker)
-		v.screen.waitFor(t, guest.Wrote(bytes, "/dev/vdb"))
+		v.screen.WaitFor(t, guestPatience, guest.Marker)
+		v.screen.WaitFor(t, guestPatience, guest.Wrote(bytes, "/dev/vdb"))
 		counted := func(m *testVM) int64 { return m.diskUsage()["data"].WriteBytes }
 		eventually(t, "what the guest wrote is counted", func() bool { return counted(v) == bytes })
 

@@ -8,6 +8,7 @@ import (
 
 	"os"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/stubvmm/firecracker"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/tap"
@@ -68,7 +69,7 @@ func (r *rig) tapped() {
 	b, err := os.ReadFile(r.config.Binary)
 	must(r.t, err)
 	must(r.t, os.WriteFile(own, b, 0o755))
-	write(r.t, own+firecracker.KnobsSuffix, []byte("stub.tap=1\n"))
+	backendtest.Write(r.t, own+firecracker.KnobsSuffix, []byte("stub.tap=1\n"))
 	r.config.Binary = own
 	r.backend = r.another()
 }

@@ -1,23 +1,20 @@
 package firecracker
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/stubvmm"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
@@ -31,6 +28,9 @@ import (
 
 // someUID is the first of the users that these tests' VMMs run as.
 const someUID = 710_000
+
+// guestPatience is for a guest to say something: in the lab it needs seconds.
+const guestPatience = 3 * patience
 
 // rig is a Backend with everything it needs, and files for guests.
 type rig struct {
@@ -81,10 +81,10 @@ func onStubs(t *testing.T, test func(*testing.T, *rig)) {
 // onStub returns a rig whose Firecracker is the stand-in.
 func onStub(t testing.TB, jailed bool) *rig {
 	t.Helper()
-	dir := runtimeDir(t)
+	dir := backendtest.Dir(t)
 	kernel, root := filepath.Join(dir, "vmlinux"), filepath.Join(dir, "root.ext4")
-	write(t, kernel, stubvmm.Kernel())
-	write(t, root, make([]byte, 4096))
+	backendtest.Write(t, kernel, stubvmm.Kernel())
+	backendtest.Write(t, root, make([]byte, 4096))
 	r := newRig(t, dir, stubs.Firecracker, stubs.Jailer, jailed, kernel, root)
 	r.guests = true
 	return r
@@ -118,7 +118,7 @@ func onControlPlane(t testing.TB, jailed bool) *rig {
 			t.Skipf("no VM assets: %v; `make vm-assets` makes them", err)
 		}
 	}
-	r := newRig(t, runtimeDir(t), firecracker, jailer, jailed, kernel, root)
+	r := newRig(t, backendtest.Dir(t), firecracker, jailer, jailed, kernel, root)
 	r.real = true
 	if err := kvm.OthersOpen(); err != nil && !jailed {
 		t.Skip(err)
@@ -145,7 +145,7 @@ func newRig(t testing.TB, dir, firecracker, jailerPath string, jailed bool, kern
 // another returns a Backend that knows nothing of the first: what a metald that started again has.
 func (r *rig) another() *Backend {
 	r.t.Helper()
-	log := slog.New(slog.NewTextHandler(testLog{r.t}, nil))
+	log := slog.New(slog.NewTextHandler(backendtest.Log{TB: r.t}, nil))
 	supervisor, err := vmmprocess.New(log)
 	must(r.t, err)
 	drainer, err := console.NewDrainer()
@@ -219,7 +219,7 @@ type testVM struct {
 	*machine
 	r      *rig
 	t      testing.TB
-	screen *screen
+	screen *backendtest.Screen
 	req    types.CreateRequest
 }
 
@@ -235,7 +235,7 @@ func (r *rig) spec(args ...string) types.Spec {
 func (r *rig) request(name string, spec types.Spec) types.CreateRequest {
 	req := types.CreateRequest{
 		ID: types.VMID(name), Incarnation: 1, Spec: spec, Kernel: r.kernel, RunDir: filepath.Join(r.dir, "run-"+name),
-		Console: new(screen), Commit: func(types.Handle) error { return nil },
+		Console: new(backendtest.Screen), Commit: func(types.Handle) error { return nil },
 	}
 	if os.Geteuid() == 0 {
 		req.UID, req.GID = someUID, someUID
@@ -243,7 +243,7 @@ func (r *rig) request(name string, spec types.Spec) types.CreateRequest {
 	for i := range spec.Disks {
 		path := filepath.Join(r.dir, fmt.Sprintf("%s-disk%d", name, i))
 		if _, err := os.Stat(path); err != nil {
-			copyFile(r.t, r.root, path)
+			backendtest.Copy(r.t, r.root, path)
 		}
 		req.Disks = append(req.Disks, path)
 	}
@@ -262,7 +262,7 @@ func (r *rig) createFrom(req types.CreateRequest) *testVM {
 	req.Commit = func(types.Handle) error { commits++; return nil }
 	m, err := r.backend.Create(r.t.Context(), req)
 	must(r.t, err)
-	v := &testVM{machine: m.(*machine), r: r, t: r.t, screen: req.Console.(*screen), req: req}
+	v := &testVM{machine: m.(*machine), r: r, t: r.t, screen: req.Console.(*backendtest.Screen), req: req}
 	r.t.Cleanup(func() {
 		select {
 		case <-v.machine.released: // somebody else has it, or had it and is done
@@ -290,7 +290,7 @@ func (r *rig) running(name string, args ...string) *testVM {
 func (r *rig) boot(name string, args ...string) *testVM {
 	r.t.Helper()
 	v := r.running(name, args...)
-	v.screen.waitFor(r.t, guest.Marker)
+	v.screen.WaitFor(r.t, guestPatience, guest.Marker)
 	return v
 }
 
@@ -350,96 +350,6 @@ func (v *testVM) adopt(b *Backend) *testVM {
 	return adopted
 }
 
-// screen is what a guest wrote.
-type screen struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-	more chan struct{}
-}
-
-func (s *screen) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.text.Write(p)
-	if s.more != nil {
-		close(s.more)
-		s.more = nil
-	}
-	return len(p), nil
-}
-
-func (s *screen) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
-}
-
-func (s *screen) waitFor(t testing.TB, text string) {
-	t.Helper()
-	deadline := time.After(3 * patience) // a guest in the lab needs seconds
-	for {
-		s.mu.Lock()
-		found := bytes.Contains(s.text.Bytes(), []byte(text))
-		if s.more == nil {
-			s.more = make(chan struct{})
-		}
-		more := s.more
-		s.mu.Unlock()
-		if found {
-			return
-		}
-		select {
-		case <-more:
-		case <-deadline:
-			t.Fatalf("%q was not on the console:\n%s", text, s)
-		}
-	}
-}
-
-// eventually waits for a thing that can only be asked for.
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(patience); !holds(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("never came true: %s", what)
-		}
-	}
-}
-
-// runtimeDir is a directory that others may pass through.
-func runtimeDir(t testing.TB) string {
-	dir, err := os.MkdirTemp("", "fc")
-	must(t, err)
-	must(t, os.Chmod(dir, 0o755))
-	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
-	return dir
-}
-
-type testLog struct{ t testing.TB }
-
-func (l testLog) Write(p []byte) (int, error) {
-	l.t.Log(strings.TrimSpace(string(p)))
-	return len(p), nil
-}
-
-func write(t testing.TB, path string, content []byte) {
-	t.Helper()
-	must(t, os.WriteFile(path, content, 0o644))
-}
-
-func copyFile(t testing.TB, from, to string) {
-	t.Helper()
-	in, err := os.Open(from)
-	must(t, err)
-	defer in.Close()
-	out, err := os.Create(to)
-	must(t, err)
-	_, err = io.Copy(out, in)
-	must(t, errors.Join(err, out.Close()))
-}
-
 func pidText(v *testVM) string { return strconv.Itoa(v.Handle().Process.PID) }
 
 // pidState is the state letter of a process, "" where there is none.
@@ -451,4 +361,10 @@ func pidState(pid int) string {
 	_, rest, _ := strings.Cut(string(b), ") ")
 	state, _, _ := strings.Cut(rest, " ")
 	return state
+}
+
+// eventually waits for a thing that can only be asked for.
+func eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	backendtest.Eventually(t, patience, what, holds)
 }

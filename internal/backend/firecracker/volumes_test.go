@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 )
 
@@ -29,7 +30,7 @@ func ownerOf(t testing.TB, path string) owner {
 // volume makes a disk that is another user's.
 func (r *rig) volume(name string) string {
 	path := filepath.Join(r.dir, name)
-	copyFile(r.t, r.root, path)
+	backendtest.Copy(r.t, r.root, path)
 	must(r.t, os.Chown(path, 4711, 4712))
 	must(r.t, os.Chmod(path, 0o640))
 	return path

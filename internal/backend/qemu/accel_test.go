@@ -11,13 +11,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/kvm"
 )
 
 func decider(t *testing.T, mode string, canary func(context.Context) (kvm.Verdict, error)) *accelerator {
 	return &accelerator{
-		mode: mode, turn: make(chan struct{}, 1), canary: canary, log: slog.New(slog.NewTextHandler(testLog{t}, nil)),
+		mode: mode, turn: make(chan struct{}, 1), canary: canary, log: slog.New(slog.NewTextHandler(backendtest.Log{TB: t}, nil)),
 		probe: func() kvm.Verdict { return kvm.Verdict{Usable: true} },
 	}
 }
@@ -95,7 +96,7 @@ func TestTrialThatIsCutShortDecidesNothing(t *testing.T) {
 
 func TestTrialGuests(t *testing.T) {
 	kernel := filepath.Join(t.TempDir(), "vmlinuz")
-	write(t, kernel, fakeBzImage("7.1.2"))
+	backendtest.Write(t, kernel, fakeBzImage("7.1.2"))
 	file, err := os.Open(kernel)
 	must(t, err)
 	defer file.Close()
@@ -119,7 +120,7 @@ func TestTrialGuestThatHangs(t *testing.T) {
 	hangs := filepath.Join(dir, "hangs")
 	must(t, os.WriteFile(hangs, []byte("#!/bin/sh\necho $$ > \"$0.pid\"\necho Linux version 7.1.2\nexec sleep 1000\n"), 0o755))
 	kernel := filepath.Join(dir, "vmlinuz")
-	write(t, kernel, fakeBzImage("7.1.2"))
+	backendtest.Write(t, kernel, fakeBzImage("7.1.2"))
 	file, err := os.Open(kernel)
 	must(t, err)
 	defer file.Close()
@@ -138,9 +139,9 @@ func TestTrialGuestThatHangs(t *testing.T) {
 func TestVerdictIsKept(t *testing.T) {
 	dir := t.TempDir()
 	kernel := filepath.Join(dir, "vmlinuz")
-	write(t, kernel, fakeBzImage("7.1.2"))
+	backendtest.Write(t, kernel, fakeBzImage("7.1.2"))
 	newBackend := func() *Backend {
-		b, err := New(Config{Binary: stubPath, Accel: accelKVM, StateDir: dir, CanaryKernel: kernel, Log: slog.New(slog.NewTextHandler(testLog{t}, nil))})
+		b, err := New(Config{Binary: stubPath, Accel: accelKVM, StateDir: dir, CanaryKernel: kernel, Log: slog.New(slog.NewTextHandler(backendtest.Log{TB: t}, nil))})
 		must(t, err)
 		return b
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
@@ -54,7 +55,7 @@ func openFiles(t testing.TB) int {
 func TestWhatIsNoKernelIsRefused(t *testing.T) {
 	everywhere(t, func(t *testing.T, r *rig) {
 		junk := filepath.Join(r.dir, "junk")
-		write(t, junk, []byte("#!/bin/sh\n"))
+		backendtest.Write(t, junk, []byte("#!/bin/sh\n"))
 		fifo := filepath.Join(r.dir, "fifo")
 		must(t, syscall.Mkfifo(fifo, 0o600))
 		for _, kernel := range []string{junk, fifo, r.dir, filepath.Join(r.dir, "missing"), "/bin/true", "/dev/null"} {
@@ -73,7 +74,7 @@ func TestAKernelThatQEMUCannotLoadIsRefused(t *testing.T) {
 	r := onQEMU(t)
 	// The header of a kernel, and nothing behind it: only QEMU can find that out.
 	kernel := filepath.Join(r.dir, "empty")
-	write(t, kernel, fakeBzImage("7.1.2")[:0x260])
+	backendtest.Write(t, kernel, fakeBzImage("7.1.2")[:0x260])
 	req := r.request("empty", r.spec())
 	req.Kernel = kernel
 	err := r.refuse(t.Context(), req)
@@ -86,14 +87,14 @@ func TestAKernelThatQEMUCannotLoadIsRefused(t *testing.T) {
 func TestAnUncompressedKernelNeedsItsTwin(t *testing.T) {
 	r := onQEMU(t)
 	alone := filepath.Join(r.dir, "vmlinux")
-	copyFile(t, r.kernel, alone)
+	backendtest.Copy(t, r.kernel, alone)
 	req := r.request("alone", r.spec())
 	req.Kernel = alone
 	wantKind(t, r.refuse(t.Context(), req), types.KindInvalid, kernelField, "PVH")
-	write(t, alone+siblingSuffix, fakeBzImage("6.1.0 (builder@host) #1"))
+	backendtest.Write(t, alone+siblingSuffix, fakeBzImage("6.1.0 (builder@host) #1"))
 	wantKind(t, r.refuse(t.Context(), req), types.KindInvalid, kernelField, "6.1.0")
 	must(t, os.Remove(alone+siblingSuffix))
-	copyFile(t, r.kernel+siblingSuffix, alone+siblingSuffix)
+	backendtest.Copy(t, r.kernel+siblingSuffix, alone+siblingSuffix)
 	r.createFrom(req).want(lifecycle.Created)
 }
 
@@ -262,7 +263,7 @@ func TestAVMMThatReplacesItsStderr(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			r := onStub(t)
 			secret := filepath.Join(r.dir, "secret")
-			write(t, secret, []byte("secret"))
+			backendtest.Write(t, secret, []byte("secret"))
 			v := r.create("replaced", r.spec("stub.crash=1"))
 			v.Release()
 			path := filepath.Join(v.req.RunDir, stderrFile)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 )
 
@@ -90,7 +91,7 @@ func FuzzInspectKernel(f *testing.F) {
 
 func TestInspectionIsRemembered(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "vmlinuz")
-	write(t, path, fakeBzImage("7.1.2"))
+	backendtest.Write(t, path, fakeBzImage("7.1.2"))
 	var k kernels
 	file, err := k.open(path)
 	must(t, err)
@@ -100,7 +101,7 @@ func TestInspectionIsRemembered(t *testing.T) {
 	}
 	// Another content, under the same name: it is looked at again.
 	must(t, os.Remove(path))
-	write(t, path, []byte("something else"))
+	backendtest.Write(t, path, []byte("something else"))
 	_, err = k.open(path)
 	wantKind(t, err, types.KindInvalid, kernelField, "not a kernel")
 	for i := range 2 * maxInspected {
@@ -114,8 +115,8 @@ func TestInspectionIsRemembered(t *testing.T) {
 func TestTheTwinIsNoLink(t *testing.T) {
 	dir := t.TempDir()
 	kernel := filepath.Join(dir, "vmlinux")
-	write(t, kernel, fakeELF(note("GNU\x00", 3, "x"), "Linux version 7.1.2 (a)"+strings.Repeat(" ", 128)))
-	write(t, filepath.Join(dir, "elsewhere"), fakeBzImage("7.1.2"))
+	backendtest.Write(t, kernel, fakeELF(note("GNU\x00", 3, "x"), "Linux version 7.1.2 (a)"+strings.Repeat(" ", 128)))
+	backendtest.Write(t, filepath.Join(dir, "elsewhere"), fakeBzImage("7.1.2"))
 	must(t, os.Symlink("elsewhere", kernel+siblingSuffix))
 	_, err := new(kernels).open(kernel)
 	wantKind(t, err, types.KindInvalid, kernelField, siblingSuffix)
@@ -130,7 +131,7 @@ func TestTheTwinIsNoLink(t *testing.T) {
 
 func TestKernelForAnotherUser(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "vmlinuz")
-	write(t, path, fakeBzImage("7.1.2"))
+	backendtest.Write(t, path, fakeBzImage("7.1.2"))
 	must(t, os.Chmod(path, 0o600))
 	file, err := os.Open(path)
 	must(t, err)

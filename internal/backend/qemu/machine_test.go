@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
@@ -30,8 +31,8 @@ func TestLifeOfAVM(t *testing.T) {
 		}
 		must(t, v.Boot(t.Context()))
 		v.want(lifecycle.Running)
-		v.screen.waitFor(t, guest.Marker)
-		v.screen.waitFor(t, guest.Second(1))
+		v.screen.WaitFor(t, patience, guest.Marker)
+		v.screen.WaitFor(t, patience, guest.Second(1))
 
 		must(t, v.Pause(t.Context()))
 		v.want(lifecycle.Paused)
@@ -39,7 +40,7 @@ func TestLifeOfAVM(t *testing.T) {
 		must(t, err)
 		must(t, v.Resume(t.Context()))
 		v.want(lifecycle.Running)
-		v.screen.waitFor(t, guest.Second(3))
+		v.screen.WaitFor(t, patience, guest.Second(3))
 		after, err := v.Usage(t.Context())
 		must(t, err)
 		if *after.CPUTime <= *before.CPUTime {
@@ -50,7 +51,7 @@ func TestLifeOfAVM(t *testing.T) {
 		if x.Code != 0 || x.Signal != 0 {
 			t.Errorf("exit %+v", x)
 		}
-		v.screen.waitFor(t, guest.PowerButton)
+		v.screen.WaitFor(t, patience, guest.PowerButton)
 		must(t, v.Destroy(t.Context()))
 		must(t, v.Destroy(t.Context()))
 		v.wantGone()
@@ -61,7 +62,7 @@ func TestLifeOfAVM(t *testing.T) {
 func TestAPausedGuestStandsStill(t *testing.T) {
 	r := onStub(t)
 	v := r.boot("still", "metald.count=1")
-	v.screen.waitFor(t, guest.Second(1))
+	v.screen.WaitFor(t, patience, guest.Second(1))
 	must(t, v.Pause(t.Context()))
 	had := v.screen.String()
 	<-time.After(1500 * time.Millisecond) // what must not happen has to be given its time
@@ -142,16 +143,16 @@ func TestAdoptedVMGoesOn(t *testing.T) {
 		v := r.boot("adopted", "metald.count=1")
 		v.Release()
 		second := r.another()
-		screen := new(screen)
+		screen := new(backendtest.Screen)
 		m, err := second.Adopt(t.Context(), types.AdoptRequest{Handle: v.Handle(), Spec: v.req.Spec, Console: screen})
 		must(t, err)
 		adopted := &testVM{machine: m.(*machine), t: t, screen: screen, req: v.req}
 		t.Cleanup(func() { must(t, adopted.Destroy(context.Background())) })
 		adopted.want(lifecycle.Running)
-		if len(screen.notes) != 1 || !strings.Contains(screen.notes[0], "not observed") {
-			t.Errorf("the console says %q of metald's absence", screen.notes)
+		if len(screen.Notes()) != 1 || !strings.Contains(screen.Notes()[0], "not observed") {
+			t.Errorf("the console says %q of metald's absence", screen.Notes())
 		}
-		screen.waitFor(t, guest.Prefix+"second")
+		screen.WaitFor(t, patience, guest.Prefix+"second")
 		must(t, adopted.Pause(t.Context()))
 		adopted.want(lifecycle.Paused)
 		must(t, adopted.Resume(t.Context()))
@@ -261,7 +262,7 @@ func TestAReadOnlyDiskIsReadOnly(t *testing.T) {
 	spec.Disks[0].ReadOnly = true
 	v := r.create("readonly", spec)
 	must(t, v.Boot(t.Context()))
-	v.screen.waitFor(t, guest.TouchRefused("/", "EROFS"))
+	v.screen.WaitFor(t, patience, guest.TouchRefused("/", "EROFS"))
 }
 
 func TestUsageCountsWhatTheGuestWrites(t *testing.T) {
@@ -270,7 +271,7 @@ func TestUsageCountsWhatTheGuestWrites(t *testing.T) {
 		spec := r.spec("metald.write=4194304")
 		v := r.create("writer", spec)
 		must(t, v.Boot(t.Context()))
-		v.screen.waitFor(t, guest.Prefix+"wrote")
+		v.screen.WaitFor(t, patience, guest.Prefix+"wrote")
 		u, err := v.Usage(t.Context())
 		must(t, err)
 		d := u.Disks["root"]
@@ -289,7 +290,7 @@ func TestRootIsTheMarkedDisk(t *testing.T) {
 	spec.Disks = []types.Disk{{ID: "data", ReadOnly: true}, {ID: "system", Root: true}}
 	v := r.create("two", spec)
 	must(t, v.Boot(t.Context()))
-	v.screen.waitFor(t, guest.TouchRefused("/dev/vdb", ""))
+	v.screen.WaitFor(t, patience, guest.TouchRefused("/dev/vdb", ""))
 	u, err := v.Usage(t.Context())
 	must(t, err)
 	if u.Disks["system"].WriteBytes == 0 || u.Disks["data"].WriteBytes != 0 {
@@ -332,7 +333,7 @@ func TestAsAnOrdinaryUser(t *testing.T) {
 		closed := filepath.Join(r.dir, "closed")
 		must(t, os.Mkdir(closed, 0o700))
 		kernel := filepath.Join(closed, "kernel")
-		copyFile(t, bzImage(r.kernel), kernel)
+		backendtest.Copy(t, bzImage(r.kernel), kernel)
 		must(t, os.Chmod(kernel, 0o600))
 		req := r.request("user", r.spec())
 		disk := filepath.Join(closed, "disk")
@@ -341,7 +342,7 @@ func TestAsAnOrdinaryUser(t *testing.T) {
 		req.Kernel, req.Disks, req.RunDir, req.UID, req.GID = kernel, []string{disk}, filepath.Join(closed, "run"), 700123, 700123
 		v := r.createFrom(req)
 		must(t, v.Boot(t.Context()))
-		v.screen.waitFor(t, guest.Marker)
+		v.screen.WaitFor(t, patience, guest.Marker)
 		status, err := os.ReadFile(filepath.Join("/proc", pidText(v), "status"))
 		must(t, err)
 		if !strings.Contains(string(status), "Uid:\t700123\t700123\t700123\t700123") {

@@ -1,17 +1,14 @@
 package qemu
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -19,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/stubvmm"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
@@ -72,10 +70,10 @@ type rig struct {
 
 // onStub returns a rig whose QEMU is the stand-in.
 func onStub(t testing.TB) *rig {
-	dir := runtimeDir(t)
+	dir := backendtest.Dir(t)
 	kernel, root := filepath.Join(dir, "vmlinuz"), filepath.Join(dir, "root.ext4")
-	write(t, kernel, fakeBzImage("7.1.2 (builder@host) #1"))
-	write(t, root, make([]byte, 4096))
+	backendtest.Write(t, kernel, fakeBzImage("7.1.2 (builder@host) #1"))
+	backendtest.Write(t, root, make([]byte, 4096))
 	return newRig(t, dir, Config{Binary: stubPath, Accel: accelTCG}, kernel, root)
 }
 
@@ -114,7 +112,7 @@ func onQEMU(t testing.TB) *rig {
 			t.Skipf("no VM assets: %v; `make vm-assets` makes them", err)
 		}
 	}
-	r := newRig(t, runtimeDir(t), Config{Accel: realAccel(), CanaryKernel: kernel, CanaryTimeout: trialTimeout(), StateDir: trials}, kernel, root)
+	r := newRig(t, backendtest.Dir(t), Config{Accel: realAccel(), CanaryKernel: kernel, CanaryTimeout: trialTimeout(), StateDir: trials}, kernel, root)
 	if err := r.backend.Check(t.Context()); err != nil {
 		t.Skipf("no QEMU: %v", err)
 	}
@@ -137,7 +135,7 @@ func newRig(t testing.TB, dir string, cfg Config, kernel, root string) *rig {
 // another returns a Backend that knows nothing of the first: what a metald that started again has.
 func (r *rig) another() *Backend {
 	r.t.Helper()
-	log := slog.New(slog.NewTextHandler(testLog{r.t}, nil))
+	log := slog.New(slog.NewTextHandler(backendtest.Log{TB: r.t}, nil))
 	supervisor, err := vmmprocess.New(log)
 	must(r.t, err)
 	drainer, err := console.NewDrainer()
@@ -163,7 +161,7 @@ func (r *rig) another() *Backend {
 type testVM struct {
 	*machine
 	t      testing.TB
-	screen *screen
+	screen *backendtest.Screen
 	handle types.Handle
 	req    types.CreateRequest
 }
@@ -181,12 +179,12 @@ func (r *rig) spec(args ...string) types.Spec {
 func (r *rig) request(name string, spec types.Spec) types.CreateRequest {
 	req := types.CreateRequest{
 		ID: types.VMID(name), Incarnation: 1, Spec: spec, Kernel: r.kernel, RunDir: filepath.Join(r.dir, "run-"+name),
-		Console: new(screen), Commit: func(types.Handle) error { return nil },
+		Console: new(backendtest.Screen), Commit: func(types.Handle) error { return nil },
 	}
 	for i := range spec.Disks {
 		path := filepath.Join(r.dir, fmt.Sprintf("%s-disk%d", name, i))
 		if _, err := os.Stat(path); err != nil {
-			copyFile(r.t, r.root, path)
+			backendtest.Copy(r.t, r.root, path)
 		}
 		req.Disks = append(req.Disks, path)
 	}
@@ -201,7 +199,7 @@ func (r *rig) create(name string, spec types.Spec) *testVM {
 
 func (r *rig) createFrom(req types.CreateRequest) *testVM {
 	r.t.Helper()
-	v := &testVM{t: r.t, screen: req.Console.(*screen), req: req}
+	v := &testVM{t: r.t, screen: req.Console.(*backendtest.Screen), req: req}
 	commits := 0
 	req.Commit = func(h types.Handle) error {
 		commits++
@@ -239,7 +237,7 @@ func (r *rig) boot(name string, args ...string) *testVM {
 	r.t.Helper()
 	v := r.create(name, r.spec(args...))
 	must(r.t, v.Boot(r.t.Context()))
-	v.screen.waitFor(r.t, guest.Marker)
+	v.screen.WaitFor(r.t, patience, guest.Marker)
 	return v
 }
 
@@ -304,80 +302,6 @@ func wantKind(t testing.TB, err error, kind types.Kind, field, text string) {
 	}
 }
 
-// screen is what a guest wrote.
-type screen struct {
-	mu    sync.Mutex
-	text  bytes.Buffer
-	notes []string
-	more  chan struct{}
-}
-
-func (s *screen) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.text.Write(p)
-	if s.more != nil {
-		close(s.more)
-		s.more = nil
-	}
-	return len(p), nil
-}
-
-func (s *screen) Note(text string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.notes = append(s.notes, text)
-}
-
-func (s *screen) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
-}
-
-func (s *screen) waitFor(t testing.TB, text string) {
-	t.Helper()
-	deadline := time.After(patience)
-	for {
-		s.mu.Lock()
-		found := bytes.Contains(s.text.Bytes(), []byte(text))
-		if s.more == nil {
-			s.more = make(chan struct{})
-		}
-		more := s.more
-		s.mu.Unlock()
-		if found {
-			return
-		}
-		select {
-		case <-more:
-		case <-deadline:
-			t.Fatalf("%q was not on the console:\n%s", text, s)
-		}
-	}
-}
-
-// eventually waits for a thing that can only be asked for.
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(patience); !holds(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("never came true: %s", what)
-		}
-	}
-}
-
-// runtimeDir is short enough for sockets, and others may pass through it.
-func runtimeDir(t testing.TB) string {
-	dir, err := os.MkdirTemp("", "q")
-	must(t, err)
-	must(t, os.Chmod(dir, 0o755))
-	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
-	return dir
-}
-
 // fakeBzImage has the header of a Linux kernel and nothing else.
 func fakeBzImage(version string) []byte {
 	b := make([]byte, 0x400)
@@ -386,37 +310,6 @@ func fakeBzImage(version string) []byte {
 	binary.LittleEndian.PutUint16(b[0x20e:], 0x100)
 	copy(b[0x300:], version+"\x00")
 	return b
-}
-
-type testLog struct{ t testing.TB }
-
-func (l testLog) Write(p []byte) (int, error) {
-	l.t.Log(strings.TrimSpace(string(p)))
-	return len(p), nil
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func write(t testing.TB, path string, content []byte) {
-	t.Helper()
-	must(t, os.WriteFile(path, content, 0o644))
-}
-
-func copyFile(t testing.TB, from, to string) {
-	t.Helper()
-	in, err := os.Open(from)
-	must(t, err)
-	defer in.Close()
-	out, err := os.Create(to)
-	must(t, err)
-	_, err = io.Copy(out, in)
-	must(t, err)
-	must(t, out.Close())
 }
 
 func pidState(t testing.TB, pid int) string {
@@ -456,4 +349,17 @@ func (v *testVM) powerOff() types.Exit {
 	}
 	v.t.Fatalf("the guest did not power off; console:\n%s", v.screen)
 	panic("unreachable")
+}
+
+// eventually waits for a thing that can only be asked for.
+func eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	backendtest.Eventually(t, patience, what, holds)
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 )
 
@@ -55,7 +56,7 @@ func TestArgumentsAreTheGoldenOnes(t *testing.T) {
 			got := render(args)
 			golden := filepath.Join("testdata", name+".argv")
 			if *update {
-				write(t, golden, []byte(got))
+				backendtest.Write(t, golden, []byte(got))
 			}
 			want, err := os.ReadFile(golden)
 			must(t, err)

@@ -49,7 +49,7 @@ func TestTapOfAVM(t *testing.T) {
 		req := r.request("net2", spec)
 		wantKind(t, r.refuse(t.Context(), req), types.KindPrecondition, tapField, "in use")
 		must(t, v.Boot(t.Context()))
-		v.screen.waitFor(t, guest.Marker)
+		v.screen.WaitFor(t, patience, guest.Marker)
 		u, err := v.Usage(t.Context())
 		must(t, err)
 		if n, ok := u.Networks["lan"]; !ok || n.SentBytes < 0 {
