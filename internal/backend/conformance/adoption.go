@@ -124,7 +124,8 @@ func adoptReusedPID(t *testing.T, s *site) {
 		_ = other.Wait()
 		s.h.KillVMM(t, info) // where nothing else tells that the VMM is the VM's
 	}()
-	rec.Handle.Process.PID = other.Process.Pid
+	// No pid is reused within a tick, and this process may have begun in that of the VMM.
+	rec.Handle.Process.PID, rec.Handle.Process.StartTicks = other.Process.Pid, rec.Handle.Process.StartTicks-1
 	if err := s.records.Put(rec); err != nil {
 		t.Fatal(err)
 	}
