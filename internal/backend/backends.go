@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/firecracker"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/qemu"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
@@ -23,6 +24,7 @@ type Host struct {
 	QEMUAccel  string // auto, kvm or tcg
 
 	FirecrackerBinary string // "": found on PATH
+	JailerBinary      string // likewise
 	MustProveKVM      bool   // a backend that needs KVM is usable only where a trial guest has come up
 	Jail              *Jail  // nil: Firecracker runs without its jailer
 
@@ -30,7 +32,7 @@ type Host struct {
 }
 
 // Jail says how a backend jails its VMMs, if it does.
-type Jail = firecracker.JailConfig
+type Jail = cage.Config
 
 // Jails says whether VMMs of the backend called name are put into Host.Jail.
 func Jails(name string) bool { return name == firecracker.Name }
@@ -52,6 +54,7 @@ func All() []Descriptor {
 func newFirecracker(h Host) (types.Backend, error) {
 	return firecracker.New(firecracker.Config{
 		Binary:       h.FirecrackerBinary,
+		JailerBinary: h.JailerBinary,
 		Jail:         h.Jail,
 		StateDir:     h.StateDir,
 		MustProve:    h.MustProveKVM,

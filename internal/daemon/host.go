@@ -31,6 +31,7 @@ func newHost(cfg config.Config, log *slog.Logger) (backend.Host, error) {
 		Log:        log,
 
 		FirecrackerBinary: cfg.FirecrackerBinary,
+		JailerBinary:      cfg.JailerBinary,
 		MustProveKVM:      cfg.Backend == auto,
 		Jail:              jailConfig(cfg),
 	}, nil
@@ -42,7 +43,6 @@ func jailConfig(cfg config.Config) *backend.Jail {
 		return nil
 	}
 	return &backend.Jail{
-		Binary:       cfg.JailerBinary,
 		Dir:          cfg.JailerChrootDir,
 		NetNamespace: cfg.JailerNetNS,
 		PIDNamespace: cfg.JailerPIDNS,

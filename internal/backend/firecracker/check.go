@@ -18,7 +18,7 @@ func (b *Backend) Check(ctx context.Context) error {
 		if os.Geteuid() != 0 {
 			return types.Errorf(types.KindPrecondition, "the jailer needs root; run metald as root, or set UNKEY_METALD_JAILER_ENABLED=false to run VMMs without it")
 		}
-		if _, err := b.openCage(); err != nil {
+		if err := b.openCage(); err != nil {
 			return err
 		}
 	} else if os.Geteuid() == 0 { // the jailer makes a device that is the VM's own
