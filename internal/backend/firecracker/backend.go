@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/program"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
@@ -40,7 +41,7 @@ type Config struct {
 // Backend makes Firecracker machines. It is safe for concurrent use.
 type Backend struct {
 	cfg      Config
-	programs programs
+	programs program.Programs[version]
 	kernels  kernels
 	cage     *cage.Cage
 }
@@ -80,11 +81,11 @@ func (b *Backend) Capabilities() types.Capabilities {
 
 // vmm returns the firecracker and, where VMMs are jailed, the jailer to use.
 func (b *Backend) vmm(ctx context.Context) (firecracker, jailer binary, err error) {
-	firecracker, err = b.programs.find(ctx, b.cfg.Binary, "firecracker", firecrackerSays)
+	firecracker, err = b.programs.Find(ctx, b.cfg.Binary, firecrackerProgram)
 	if err != nil || b.cfg.Jail == nil {
 		return firecracker, binary{}, err
 	}
-	jailer, err = b.programs.find(ctx, b.cfg.JailerBinary, "jailer", jailerSays)
+	jailer, err = b.programs.Find(ctx, b.cfg.JailerBinary, jailerProgram)
 	if err == nil && jailer.Version != firecracker.Version {
 		err = types.Errorf(types.KindPrecondition, "%s is of version %s and %s of version %s; both must be of one release",
 			jailer.Path, jailer.Version, firecracker.Path, firecracker.Version)
