@@ -63,7 +63,7 @@ func sendWithFiles(conn *net.UnixConn, text []byte, files []*os.File) error {
 		fds[i] = int(f.Fd())
 	}
 	n, _, err := conn.WriteMsgUnix(text, unix.UnixRights(fds...), nil)
-	if err != nil {
+	if err != nil || n == len(text) {
 		return err
 	}
 	_, err = conn.Write(text[n:])
