@@ -11,7 +11,8 @@ import (
 const maxKernelArgs = 2047
 
 // kernelArgs is the guest's command line: what the client gave, and before it what the client left open, so that
-// nothing of metald's lands behind a "--", where it would be an argument of init.
+// nothing of metald's lands behind a "--", where it would be an argument of init. One argument that is right with other
+// VMMs is left out, so that the same config boots here: pci=off.
 func kernelArgs(spec types.Spec) (string, error) {
 	given := kernelargs.Names(spec.Boot.KernelArgs)
 	var args []string
@@ -34,13 +35,14 @@ func kernelArgs(spec types.Spec) (string, error) {
 			args = append(args, map[bool]string{true: "ro", false: "rw"}[spec.Disks[i].ReadOnly])
 		}
 	}
-	if user := strings.TrimSpace(spec.Boot.KernelArgs); user != "" {
+	// Other VMMs have no PCI, and save their guests the search. Here every device is on it: the guest would find no disk.
+	if user := strings.TrimSpace(kernelargs.Without(spec.Boot.KernelArgs, "pci=off")); user != "" {
 		args = append(args, user)
 	}
 	line := strings.Join(args, " ")
 	if len(line) > maxKernelArgs {
 		return "", types.FieldErrorf(types.KindInvalid, "config.boot.kernel_args",
-			"with the %d bytes that metald adds they have %d, and Linux takes %d", len(line)-len(spec.Boot.KernelArgs), len(line), maxKernelArgs)
+			"with the %d bytes that metald adds they have %d, and Linux takes %d", max(0, len(line)-len(spec.Boot.KernelArgs)), len(line), maxKernelArgs)
 	}
 	return line, nil
 }

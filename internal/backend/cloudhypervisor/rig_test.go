@@ -200,7 +200,11 @@ func must(t testing.TB, err error) {
 
 // socketIn dials the socket of an API in dir.
 func socketIn(dir string) func(context.Context) (net.Conn, error) {
-	return func(ctx context.Context) (net.Conn, error) { return vmmprocess.Dial(ctx, dir, socketName) }
+	return socketNamed(dir, socketName)
+}
+
+func socketNamed(dir, name string) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) { return vmmprocess.Dial(ctx, dir, name) }
 }
 
 // waitFor waits for something that is to come by itself.

@@ -112,6 +112,7 @@ func TestKernelArgs(t *testing.T) {
 		{given: `x="panic=1 root=/dev/sda --"`, want: `console=ttyS0 reboot=k panic=1 root=/dev/vda rw x="panic=1 root=/dev/sda --"`},
 		{given: "a -- root=1", want: "console=ttyS0 reboot=k panic=1 root=/dev/vda rw a -- root=1"},
 		{given: "q", want: "reboot=k panic=1 root=/dev/vda rw q", change: func(s *types.Spec) { s.Console.Enabled = false }},
+		{given: "pci=off pci=nomsi -- pci=off", want: "console=ttyS0 reboot=k panic=1 root=/dev/vda rw pci=nomsi -- pci=off"},
 		{given: "ro", want: "console=ttyS0 reboot=k panic=1 ro", change: func(s *types.Spec) { s.Disks = nil }},
 		{given: "q", want: "console=ttyS0 reboot=k panic=1 q", change: func(s *types.Spec) {
 			s.Disks = append(s.Disks, types.Disk{ID: "other"}) // two, and none is marked
