@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cloudhypervisor"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/firecracker"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/qemu"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
@@ -25,8 +26,11 @@ type Host struct {
 
 	FirecrackerBinary string // "": found on PATH
 	JailerBinary      string // likewise
-	MustProveKVM      bool   // a backend that needs KVM is usable only where a trial guest has come up
-	Jail              *Jail  // nil: Firecracker runs without its jailer
+
+	CloudHypervisorBinary string // "": found on PATH
+
+	MustProveKVM bool  // a backend that needs KVM is usable only where a trial guest has come up
+	Jail         *Jail // nil: Firecracker runs without its jailer, Cloud Hypervisor as the VM's user only
 
 	Log *slog.Logger
 }
@@ -34,8 +38,8 @@ type Host struct {
 // Jail says how a backend jails its VMMs, if it does.
 type Jail = cage.Config
 
-// Jails says whether VMMs of the backend called name are put into Host.Jail.
-func Jails(name string) bool { return name == firecracker.Name }
+// Jails says whether VMMs of the backend called name are kept apart as Host.Jail says.
+func Jails(name string) bool { return name == firecracker.Name || name == cloudhypervisor.Name }
 
 // Descriptor is one backend of this build. New touches nothing of the host; that is for Check.
 type Descriptor struct {
@@ -47,6 +51,7 @@ type Descriptor struct {
 func All() []Descriptor {
 	return []Descriptor{
 		{Name: firecracker.Name, New: newFirecracker},
+		{Name: cloudhypervisor.Name, New: newCloudHypervisor},
 		{Name: qemu.Name, New: newQEMU},
 	}
 }
@@ -55,6 +60,19 @@ func newFirecracker(h Host) (types.Backend, error) {
 	return firecracker.New(firecracker.Config{
 		Binary:       h.FirecrackerBinary,
 		JailerBinary: h.JailerBinary,
+		Jail:         h.Jail,
+		StateDir:     h.StateDir,
+		MustProve:    h.MustProveKVM,
+		CanaryKernel: filepath.Join(h.AssetsDir, "vmlinux"),
+		Supervisor:   h.Supervisor,
+		Drainer:      h.Drainer,
+		Log:          h.Log,
+	})
+}
+
+func newCloudHypervisor(h Host) (types.Backend, error) {
+	return cloudhypervisor.New(cloudhypervisor.Config{
+		Binary:       h.CloudHypervisorBinary,
 		Jail:         h.Jail,
 		StateDir:     h.StateDir,
 		MustProve:    h.MustProveKVM,
@@ -85,6 +103,3 @@ func Names() []string {
 	}
 	return names
 }
-
-// Later lists backends that metald is to have and this build has not.
-func Later() []string { return []string{"cloudhypervisor"} }

@@ -32,8 +32,11 @@ func newHost(cfg config.Config, log *slog.Logger) (backend.Host, error) {
 
 		FirecrackerBinary: cfg.FirecrackerBinary,
 		JailerBinary:      cfg.JailerBinary,
-		MustProveKVM:      cfg.Backend == auto,
-		Jail:              jailConfig(cfg),
+
+		CloudHypervisorBinary: cfg.CloudHypervisorBinary,
+
+		MustProveKVM: cfg.Backend == auto,
+		Jail:         jailConfig(cfg),
 	}, nil
 }
 

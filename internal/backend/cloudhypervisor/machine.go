@@ -342,7 +342,7 @@ func (m *machine) Release() {
 		close(m.released)
 		m.unlife()
 		<-m.finished
-		if m.screen != nil && !m.died() {
+		if m.screen != nil && m.now().ran && !m.died() { // before the boot nobody serves the socket
 			m.screen.part(m.home.runDir)
 		}
 		m.process.Release()
