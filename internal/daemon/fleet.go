@@ -129,13 +129,13 @@ func backendStatus(manager *vm.Manager) []api.ComponentStatus {
 		s := api.ComponentStatus{Name: "backend " + b.Name}
 		switch {
 		case b.Own:
-			s.Note = "usable; VMs that ask for none are on it"
+			s.Note = "usable when metald started; VMs that ask for none are on it"
 		case !b.Checked:
 			s.Note = "not tried yet; that is done when a VM is to be on it"
 		case b.Lacks != nil:
 			s.Note = "not usable when it was last tried: " + b.Lacks.Error()
 		default:
-			s.Note = "usable"
+			s.Note = "usable when it was first needed"
 		}
 		all = append(all, s)
 	}

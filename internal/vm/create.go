@@ -182,7 +182,7 @@ func (e *entry) undo() {
 func (e *entry) prepare(ctx context.Context) (files, error) {
 	b, err := e.backend()
 	if err == nil {
-		err = b.usable(ctx)
+		err = b.usable(ctx, "backend")
 	}
 	if err != nil {
 		return files{}, err

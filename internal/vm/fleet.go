@@ -85,8 +85,9 @@ func (b *member) owner(slot uint32) (uid, gid uint32) {
 }
 
 // usable says what this host lacks for the backend; nil once a check has found nothing. Who waits for a check of
-// somebody else's is content with one that began after it asked.
-func (b *member) usable(ctx context.Context) error {
+// somebody else's is content with one that began after it asked. field is that of the request which asked for the
+// backend, "" for none.
+func (b *member) usable(ctx context.Context, field string) error {
 	asked := time.Now()
 	select {
 	case b.turn <- struct{}{}:
@@ -108,7 +109,7 @@ func (b *member) usable(ctx context.Context) error {
 	if b.lacks == nil {
 		return nil
 	}
-	return types.FieldErrorf(types.KindPrecondition, "backend", "this host cannot run a VM on %s: %w", b.Name(), b.lacks)
+	return types.FieldErrorf(types.KindPrecondition, field, "this host cannot run a VM on %s: %w", b.Name(), b.lacks)
 }
 
 func (b *member) status() BackendStatus {

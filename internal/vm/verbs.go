@@ -128,7 +128,7 @@ func (e *entry) relaunch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := b.usable(ctx); err != nil {
+	if err := b.usable(ctx, ""); err != nil {
 		return err
 	}
 	f, err := e.m.resolveAgain(e.rec)

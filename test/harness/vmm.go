@@ -3,6 +3,7 @@ package harness
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/stubvmm"
@@ -43,11 +44,11 @@ type Site struct {
 }
 
 // NewSite prepares the use of several VMMs by one metald; the first is its own. It skips the test where this machine
-// lacks something.
+// lacks something. The state directory is left to whoever starts the metald.
 func NewSite(tb testing.TB, vmms ...VMM) Site {
 	tb.Helper()
 	s := Site{Kernels: map[string]string{}, RootDisks: map[string]string{}}
-	s.AssetsDir, s.StateDir = shortDir(tb), shortDir(tb)
+	s.AssetsDir = ShortDir(tb)
 	s.Env = append(s.Env, "UNKEY_METALD_BACKEND="+vmms[0].Backend, "UNKEY_METALD_QEMU_ACCEL=tcg")
 	for _, v := range vmms {
 		p := v.prepare(tb, s.AssetsDir)
@@ -63,8 +64,9 @@ func NewSite(tb testing.TB, vmms ...VMM) Site {
 	return s
 }
 
-// shortDir is a directory with room behind it for the name of a socket, that the users of VMMs may enter.
-func shortDir(tb testing.TB) string {
+// ShortDir makes a directory whose path leaves room for the name of a socket, and that the users of VMMs may enter. It is
+// removed when the test ends.
+func ShortDir(tb testing.TB) string {
 	tb.Helper()
 	dir, err := os.MkdirTemp("", "m")
 	if err == nil {
@@ -133,4 +135,14 @@ func put(tb testing.TB, dir, name string, content []byte) string {
 		tb.Fatal(err)
 	}
 	return path
+}
+
+// Setting is what metald is told by UNKEY_METALD_<name>; "" if nothing.
+func (s Site) Setting(name string) string {
+	for _, kv := range s.Env {
+		if value, ok := strings.CutPrefix(kv, "UNKEY_METALD_"+name+"="); ok {
+			return value
+		}
+	}
+	return ""
 }

@@ -5,8 +5,12 @@ package scripts
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 )
 
 // unlike are the values that differ from VMM to VMM, or from run to run, and what stands for each in a transcript. A key
@@ -19,6 +23,7 @@ var unlike = map[string]string{
 	"createdTimestamp":  "<time>",
 	"modifiedTimestamp": "<time>",
 	"exited_at":         "<time>",
+	"nextPageToken":     "<token>",    // it names the last VM of the page by how many there were before
 	"metrics":           "<measured>", // what is measured is for other tests; that it is, and when, is for these
 }
 
@@ -36,8 +41,10 @@ type normaliser struct {
 
 func newNormaliser(variables map[string]string) normaliser {
 	var pairs []string
-	for name, value := range variables {
-		pairs = append(pairs, value, "$"+name)
+	names := slices.Collect(maps.Keys(variables))
+	slices.SortFunc(names, func(a, b string) int { return len(variables[b]) - len(variables[a]) }) // what is below another comes first
+	for _, name := range names {
+		pairs = append(pairs, variables[name], "$"+name)
 	}
 	return normaliser{strings.NewReplacer(pairs...)}
 }
@@ -88,6 +95,7 @@ func (n normaliser) value(key string, v any) any {
 		for k, value := range v {
 			out[k] = n.value(k, value)
 		}
+		halted(out)
 		return out
 	case []any:
 		out := make([]any, len(v))
@@ -99,6 +107,19 @@ func (n normaliser) value(key string, v any) any {
 		return n.text(v)
 	}
 	return v
+}
+
+// halted hides one difference. A guest that powers off ends its VMM, which is an exit_code of 0, but where there is no
+// power to switch off: there metald ends the VMM of a guest that has halted, which is an exit_signal.
+func halted(info map[string]any) {
+	if info["exit_reason"] != types.ReasonGuestShutdown {
+		return
+	}
+	if info["exit_code"] == "0" || info["exit_signal"] == "9" {
+		delete(info, "exit_code")
+		delete(info, "exit_signal")
+		info["exit_code or exit_signal"] = "<of a VMM without a guest>"
+	}
 }
 
 func (n normaliser) text(s string) string {

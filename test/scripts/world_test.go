@@ -33,7 +33,10 @@ type world struct {
 }
 
 func newWorld(t *testing.T, site harness.Site, v harness.VMM) *world {
-	variables := map[string]string{"KERNEL": site.Kernels[v.Name], "ROOTFS": site.RootDisks[v.Name]}
+	site.StateDir = harness.ShortDir(t)
+	variables := map[string]string{
+		"KERNEL": site.Kernels[v.Name], "ROOTFS": site.RootDisks[v.Name], "ASSETS": site.AssetsDir, "STATE": site.StateDir,
+	}
 	w := &world{t: t, options: site.Options, variables: variables, normal: newNormaliser(variables)}
 	w.start()
 	return w
