@@ -44,6 +44,7 @@ func Check(ctx context.Context, cfg config.Config, w io.Writer) error {
 		fmt.Fprintf(w, "%s=%s: no VM can run\n", config.EnvName("backend"), cfg.Backend)
 		return errUnusable
 	}
-	fmt.Fprintf(w, "%s=%s: VMs run on %s\n", config.EnvName("backend"), cfg.Backend, chosen)
+	fmt.Fprintf(w, "%s=%s: VMs run on %s, but for those that ask for another in the field backend of CreateVm\n",
+		config.EnvName("backend"), cfg.Backend, chosen)
 	return nil
 }

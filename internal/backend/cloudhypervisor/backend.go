@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -136,6 +137,9 @@ func (b *Backend) Reap(ctx context.Context, h types.Handle) error {
 func (b *Backend) Sweep(ctx context.Context, keep []types.Handle) error {
 	if b.cfg.Jail == nil {
 		return nil
+	}
+	if _, err := os.Stat(b.cfg.Jail.Dir); errors.Is(err, os.ErrNotExist) {
+		return nil // nor was there ever a cgroup
 	}
 	known := map[string]bool{}
 	for _, h := range keep {

@@ -9,7 +9,7 @@ const Name = "cloudhypervisor"
 const (
 	maxDisks    = 16
 	maxNetworks = 6
-	maxVCPUs    = 254 // with more, guests need a remapping of interrupts that not all have
+	maxVCPUs    = 256 // what the API takes; from version 48 on the VMM's own bound is 8192
 	minMemory   = 32 << 20
 )
 

@@ -25,6 +25,9 @@ const (
 // maxReply is the most that is read of a reply, in bytes. The longest is vm.info with its tree of devices.
 const maxReply = 1 << 20
 
+// maxHeader is the most that the headers of a reply may have, in bytes.
+const maxHeader = 16 << 10
+
 // maxRequest is the most that can be sent, in bytes: the HTTP server of 53.0 closes the connection on a longer body.
 const maxRequest = 51200
 
@@ -53,7 +56,7 @@ func newClient(dial func(context.Context) (net.Conn, error)) *client {
 		},
 		MaxConnsPerHost:        1,
 		MaxIdleConnsPerHost:    1,
-		MaxResponseHeaderBytes: 16 << 10,
+		MaxResponseHeaderBytes: maxHeader,
 		DisableCompression:     true,
 	}
 	return &client{limit: callTimeout, slowLimit: slowTimeout, dial: dial, http: &http.Client{

@@ -340,6 +340,59 @@ func TestARefusedTapIsSaid(t *testing.T) {
 	}
 }
 
+// A VMM that its guest took over may answer without an end, and is not read without an end.
+func TestFloods(t *testing.T) {
+	for name, c := range map[string]struct{ begin, more string }{
+		"a header":  {"HTTP/1.1 204 \r\nX: ", "xxxxxxxx"},
+		"a body":    {"HTTP/1.1 200 \r\nContent-Length: 99999999999\r\n\r\n", "xxxxxxxx"},
+		"a refusal": {"HTTP/1.1 500 \r\nContent-Length: 99999999999\r\n\r\n", "xxxxxxxx"},
+		"headers":   {"HTTP/1.1 204 \r\n", "X: y\r\n"},
+		"interim":   {"HTTP/1.1 100 \r\n\r\n", "HTTP/1.1 100 \r\n\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := newClient(flood(t, c.begin, c.more))
+			defer client.close()
+			client.limit, client.slowLimit = patience, patience
+			for verb, call := range map[string]func(context.Context) error{
+				"boot": client.boot, "add-net": func(ctx context.Context) error { return client.addNet(ctx, netConfig{}) },
+			} {
+				err := call(patient(t))
+				var refused *fault // a reply that is interim is none to wait behind
+				if !errors.Is(err, errClosed) && !errors.Is(err, errReply) && !errors.As(err, &refused) {
+					t.Errorf("%s: error %v", verb, err)
+				}
+			}
+		})
+	}
+}
+
+// flood dials a server that begins each answer as given, and then never stops.
+func flood(t *testing.T, begin, more string) func(context.Context) (net.Conn, error) {
+	var serving sync.WaitGroup
+	t.Cleanup(serving.Wait)
+	dir, err := os.MkdirTemp("", "m")
+	must(t, err)
+	l, err := net.Listen("unix", filepath.Join(dir, socketName))
+	must(t, err)
+	t.Cleanup(func() { l.Close(); os.RemoveAll(dir) })
+	serving.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() {
+				defer conn.Close()
+				conn.Read(make([]byte, 1<<16))
+				more := []byte(strings.Repeat(more, 1000))
+				for _, err := io.WriteString(conn, begin); err == nil; _, err = conn.Write(more) {
+				}
+			})
+		}
+	})
+	return socketIn(dir)
+}
+
 func TestVersions(t *testing.T) {
 	inOrder := []string{"0.15.0", "cloud-hypervisor v51.1.0\n", "v52.0", "52.1.0", "v53.0.0", "53.0.1", "v53.1-12-gae44c29", "54.0.0"}
 	for i := 1; i < len(inOrder); i++ {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -19,7 +20,7 @@ import (
 // duplicates of its own.
 //
 // The call has a connection of its own: open files go with the bytes of a message, and the server hands a request all
-// files that came with any of its bytes.
+// files that came with any of its bytes, also those of an earlier one that it did not finish.
 func (c *client) addNet(ctx context.Context, n netConfig, taps ...*os.File) error {
 	cl := putAddNet(n)
 	limited, cancel := context.WithTimeout(ctx, c.limit)
@@ -39,7 +40,8 @@ func (c *client) addNet(ctx context.Context, n netConfig, taps ...*os.File) erro
 	if err := sendWithFiles(over, wire(cl), taps); err != nil {
 		return c.broken(ctx, limited, cl, err)
 	}
-	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: cl.Method})
+	reply := io.LimitReader(conn, maxHeader+maxReply+1)
+	resp, err := http.ReadResponse(bufio.NewReader(reply), &http.Request{Method: cl.Method})
 	if err != nil {
 		return c.broken(ctx, limited, cl, err)
 	}

@@ -215,7 +215,7 @@ func TestCapabilitiesRefuseByName(t *testing.T) {
 		}
 	}
 	spec := quickStart()
-	spec.CPU = types.CPU{Count: 255, Max: 256, Features: map[string]string{"avx": "off"}}
+	spec.CPU = types.CPU{Count: 257, Max: 258, Features: map[string]string{"avx": "off"}}
 	spec.Memory = types.Memory{SizeBytes: 31 << 20, Backing: map[string]string{"file": "/x"}}
 	spec.Boot.Options = map[string]string{"firmware": "/x"}
 	spec.Disks[0].Interface, spec.Disks[0].Options = "nvme", map[string]string{"cache": "none"}
