@@ -3,6 +3,7 @@ package cloudhypervisor
 import (
 	"cmp"
 	"errors"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -26,8 +27,8 @@ type ending struct {
 
 // exit says how a Cloud Hypervisor ended. What the guest did comes first: metald may have been about to end it anyway.
 //
-// One that ends in good order does so because its guest powered off, or because somebody else on the host sent it a
-// SIGTERM, which it does not tell apart.
+// One that ends in good order does so because its guest powered off, because of an error that it tells on its standard
+// error and in no other way, or because somebody else on the host sent it a SIGTERM, which looks as the first.
 func (e ending) exit() types.Exit {
 	x := types.Exit{Code: -1}
 	if e.known {
@@ -40,10 +41,10 @@ func (e ending) exit() types.Exit {
 		x.Reason, x.Detail = types.ReasonGuestPanic, cmp.Or(e.panicLine, "the guest's kernel said so to its pvpanic device")
 	case e.reset:
 		x.Reason = types.ReasonGuestReset
+	case x.Code == 0 && e.started && e.broke(), x.Code > 0:
+		x.Reason, x.Detail = types.ReasonCrashed, e.words
 	case x.Code == 0 && e.started:
 		x.Reason = types.ReasonGuestShutdown
-	case x.Code > 0:
-		x.Reason, x.Detail = types.ReasonCrashed, e.words
 	case e.forced:
 		x.Reason = types.ReasonForced
 	case e.removed:
@@ -56,6 +57,14 @@ func (e ending) exit() types.Exit {
 		x.Reason, x.Detail = types.ReasonUnobserved, "Cloud Hypervisor ended without saying why"
 	}
 	return x
+}
+
+// lastErrors are what Cloud Hypervisor 53.0 says when it ends in good order because something is wrong.
+var lastErrors = []string{"VCPU generated error", "thread panicked", "Error applying "}
+
+// broke says whether that was the end.
+func (e ending) broke() bool {
+	return slices.ContainsFunc(lastErrors, func(text string) bool { return strings.Contains(e.words, text) })
 }
 
 // refusals are what Cloud Hypervisor 53.0 says of a boot that it refuses, as what they are to the client. A text that
