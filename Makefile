@@ -60,8 +60,9 @@ bench: packages-test vm-assets ## compare metald with its floors; BENCH=Create r
 		| go run -buildvcs=false ./test/bench/report $(if $(filter .,$(BENCH)),-doc docs/performance.md)
 
 conformance: packages-test vm-assets ## what each backend was seen to do, as a table in docs/backend-support.md; takes what `make lab` found
-	METALD_TEST_ASSETS=$(abspath $(ASSETS)) go run -buildvcs=false ./test/conformance $(CONFORMANCE)
-	go run -buildvcs=false ./cmd/docgen -write
+	@METALD_TEST_ASSETS=$(abspath $(ASSETS)) go run -buildvcs=false ./test/conformance $(CONFORMANCE) || failed=1; \
+	go run -buildvcs=false ./cmd/docgen -write; \
+	exit $${failed:-0} # what failed stands in the table
 
 lab: packages-lab packages-micro-kernel ## run tests as root on an emulated host with real KVM; LAB='-run KVM' chooses
 	go run -buildvcs=false ./cmd/vm-assets -out build/lab/assets -kernel micro

@@ -92,7 +92,7 @@ var onlyFrom = []struct {
 	{"internal/backend/firecracker/metrics/fifo", []string{"internal/backend/firecracker"}, "it reads one VMM's stream, and is that backend's alone"},
 	{"internal/backend/fake", testsOnly, "a fake never ships"},
 	{"internal/backend/stubvmm/**", testsOnly, "a stub never ships"},
-	{"internal/backend/backendtest", testsOnly, "what tests need does not ship"},
+	{"internal/backend/backendtest/**", testsOnly, "what tests need does not ship"},
 	{"internal/backend/conformance", append([]string{"internal/docgen"}, testsOnly...), "the conformance table is for tests, and is printed in the docs"},
 	{"internal/docgen/results", []string{"internal/docgen", "test/conformance"}, "documentation is made outside of the daemon"},
 	{"gen/**", []string{"gen/**", "internal/api", "cmd/*", "test/**"}, "api/convert.go is the one place between proto and domain"},
