@@ -37,6 +37,7 @@ func killedInVerb(t *testing.T, s *site) {
 	for _, v := range verbs {
 		v.asked = async(func() error { return v.do(s.ctx()) })
 	}
+	<-time.After(underWay)
 	for _, v := range verbs {
 		s.h.KillVMM(t, v.info)
 		err := s.wait(v.asked, v.what)

@@ -1,7 +1,6 @@
 package conformance
 
 import (
-	"context"
 	"sync"
 	"testing"
 	"time"
@@ -89,11 +88,4 @@ func (s *site) disappears(id types.VMID) {
 			s.t.Fatalf("%s is still there", id)
 		}
 	}
-}
-
-// ended is a context whose caller has given up.
-func ended() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
 }
