@@ -91,7 +91,7 @@ func TestMerge(t *testing.T) {
 func TestTable(t *testing.T) {
 	got := parsed(t).Table([]Chapter{{"One", sentences}, {"Two", []string{"a new sentence"}}}, []string{"x", "y"})
 	for _, want := range []string{
-		"| A | stand-in for x, KVM lab | X 1.2 | Linux 6.1 | 2026-11-24 | 1 of 4 |",
+		"| A | stand-in for x, KVM lab | says X 1.2 | Linux 6.1 | 2026-11-24 | 1 of 4 |",
 		"| B | y | - | - | never | 0 of 4 |",
 		"| 4 sentences | A | B |",
 		"| **One** |",

@@ -113,7 +113,11 @@ func (t *table) legend(chapters []Chapter, total int) {
 				}
 			}
 		}
-		t.row(letter(i), c.name(), cmp.Or(run.VMM, "-"), cmp.Or(run.Host, "-"), cmp.Or(run.Last(), "never"), fmt.Sprintf("%d of %d", holds, total))
+		vmm := cmp.Or(run.VMM, "-")
+		if c.standIn() {
+			vmm = "says " + vmm
+		}
+		t.row(letter(i), c.name(), vmm, cmp.Or(run.Host, "-"), cmp.Or(run.Last(), "never"), fmt.Sprintf("%d of %d", holds, total))
 	}
 	t.out.WriteByte('\n')
 	t.row(head...)
