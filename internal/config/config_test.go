@@ -71,7 +71,8 @@ func TestBadValuesStopTheStart(t *testing.T) {
 		{"jailed root", "UNKEY_METALD_JAILER_UID=0", "0 is less than the least allowed, 1"},
 		{"root's group", "UNKEY_METALD_JAILER_GID=0", "0 is less than the least allowed, 1"},
 		{"jails among other things", "UNKEY_METALD_JAILER_CHROOT_DIR=/var/lib/metald/vms", "where metald keeps other things"},
-		{"retired variable", "UNKEY_METALD_CH_ENDPOINT=/x", "one VMM per VM"},
+		{"users that overlap", "UNKEY_METALD_JAILER_UID=700999", "two of 1000 VMs could be one user"},
+		{"groups that overlap", "UNKEY_METALD_JAILER_GID=699001", "two of 1000 VMs could be one user"},
 		{"typo", "UNKEY_METALD_BAKCEND=qemu", "did you mean UNKEY_METALD_BACKEND?"},
 		{"lower case", "UNKEY_METALD_port=1", "did you mean UNKEY_METALD_PORT?"},
 		{"nonsense", "UNKEY_METALD_QQQQQQQQQQ=1", "metald -help lists them"},
@@ -91,7 +92,6 @@ func TestBadValuesStopTheStart(t *testing.T) {
 func TestBadFlags(t *testing.T) {
 	for arg, want := range map[string]string{
 		"-prot=1":      "-prot: there is no such setting; did you mean -port?",
-		"-socket=/x":   "-socket: this setting is no more",
 		"-port=x":      `-port (UNKEY_METALD_PORT): "x" is not a whole number`,
 		"serve":        `unexpected argument "serve"`,
 		"-otel-enable": "this build exports no telemetry",
@@ -102,6 +102,49 @@ func TestBadFlags(t *testing.T) {
 	}
 	if _, err := load([]string{"-help"}); !errors.Is(err, flag.ErrHelp) {
 		t.Errorf("-help: got %v", err)
+	}
+}
+
+// TestRetiredSettings is about what once was the address of a Cloud Hypervisor for all VMs. Whoever still sets it is told
+// what to do instead.
+func TestRetiredSettings(t *testing.T) {
+	for _, tt := range []struct {
+		args []string
+		env  string
+		name string
+	}{
+		{env: "UNKEY_METALD_CH_ENDPOINT=unix:///tmp/ch.sock", name: "UNKEY_METALD_CH_ENDPOINT"},
+		{env: "UNKEY_METALD_SOCKET=/tmp/ch.sock", name: "UNKEY_METALD_SOCKET"},
+		{env: "UNKEY_METALD_SOCKET=", name: "UNKEY_METALD_SOCKET"},
+		{args: []string{"-socket=/tmp/ch.sock"}, name: "-socket"},
+		{args: []string{"-socket", "/tmp/ch.sock"}, name: "-socket"},
+		{args: []string{"--socket", "/tmp/ch.sock"}, name: "-socket"},
+		{args: []string{"-ch-endpoint", "/tmp/ch.sock"}, name: "-ch-endpoint"},
+	} {
+		environ := []string{}
+		if tt.env != "" {
+			environ = append(environ, tt.env)
+		}
+		_, err := load(tt.args, environ...)
+		want := tt.name + ": this setting is no more: metald starts one VMM per VM and connects to none that runs already; " +
+			"choose the hypervisor with UNKEY_METALD_BACKEND, or for one VM with the field backend of CreateVm"
+		if err == nil || err.Error() != want {
+			t.Errorf("%v %s: got %v, want %s", tt.args, tt.env, err, want)
+		}
+	}
+}
+
+func TestRangesOfUsers(t *testing.T) {
+	for _, environ := range [][]string{
+		{"UNKEY_METALD_JAILER_UID=701000"},
+		{"UNKEY_METALD_JAILER_UID=699000"},
+		{"UNKEY_METALD_JAILER_UID=700001", "UNKEY_METALD_MAX_VMS=1"},
+		{"UNKEY_METALD_JAILER_UID=700001", "UNKEY_METALD_JAILER_ENABLED=false"},
+		{"UNKEY_METALD_JAILER_UID=1", "UNKEY_METALD_VMM_UID_BASE=0"},
+	} {
+		if _, err := load(nil, environ...); err != nil {
+			t.Errorf("%v: %v", environ, err)
+		}
 	}
 }
 

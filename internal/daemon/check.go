@@ -47,6 +47,7 @@ func Check(ctx context.Context, cfg config.Config, list []backend.Descriptor, w 
 		fmt.Fprintf(w, "%s=%s: no VM can run\n", config.EnvName("backend"), cfg.Backend)
 		return errUnusable
 	}
-	fmt.Fprintf(w, "%s=%s: VMs run on %s\n", config.EnvName("backend"), cfg.Backend, chosen)
+	fmt.Fprintf(w, "%s=%s: VMs run on %s, but for those that ask for another in the field backend of CreateVm\n",
+		config.EnvName("backend"), cfg.Backend, chosen)
 	return nil
 }

@@ -17,7 +17,6 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/config"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/disk"
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/store"
 )
@@ -56,15 +55,19 @@ func serve(ctx context.Context, cfg config.Config, list []backend.Descriptor, lo
 		return err
 	}
 	uids, gids := owners(cfg, chosen.Name())
-	if _, err := os.Stat(cfg.JailerChrootDir); err == nil { // jailed or not: VMs of an earlier start may be there
-		lock, err := jail.Lock(cfg.JailerChrootDir)
-		if err != nil {
-			return fmt.Errorf("%s: %w", config.EnvName("jailer-chroot-dir"), err)
-		}
-		defer lock.Close()
+	jails := &jails{dir: cfg.JailerChrootDir}
+	defer jails.Close()
+	if err := jails.own(); err != nil { // jailed or not: VMs of an earlier start may be there
+		return err
+	}
+	others, err := others(cfg, list, chosen.Name(), host, jails)
+	if err != nil {
+		return err
 	}
 	manager := vm.New(vm.Config{
 		Backend:      chosen,
+		Others:       others,
+		Strangers:    strangers{host.Supervisor},
 		Store:        records,
 		StateDir:     cfg.StateDir,
 		Roots:        disk.Roots{Assets: cfg.AssetsDir, Volumes: cfg.VolumesDir},
@@ -81,10 +84,10 @@ func serve(ctx context.Context, cfg config.Config, list []backend.Descriptor, lo
 		VMs:          manager,
 		Log:          log,
 		Backend:      chosen.Name(),
-		Capabilities: chosen.Capabilities(),
+		Capabilities: capabilitiesOf(chosen, others),
 		AllowedHosts: cfg.AllowedHosts,
 		PublicPaths:  []string{cfg.AssetsDir, cfg.VolumesDir},
-		Status:       func() []api.ComponentStatus { return status(cfg) },
+		Status:       func() []api.ComponentStatus { return append(status(cfg), backendStatus(manager)...) },
 		Reflection:   cfg.ReflectionEnabled,
 		DrainTimeout: cfg.StopTimeout,
 	})

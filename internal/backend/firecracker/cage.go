@@ -136,6 +136,9 @@ func (b *Backend) Sweep(ctx context.Context, keep []types.Handle) error {
 	if b.cfg.Jail == nil {
 		return nil
 	}
+	if _, err := os.Stat(b.cfg.Jail.Dir); errors.Is(err, os.ErrNotExist) {
+		return nil // nor was there ever a jail
+	}
 	c, err := b.openCage()
 	if err != nil {
 		return err
