@@ -129,7 +129,7 @@ func (f *further) must(url, method, body string) string {
 }
 
 func (f *further) request(cpu string) string {
-	return fmt.Sprintf(`{"vm_id":"a","config":{"cpu":{%s},"memory":{"size_bytes":134217728},"boot":{"kernel_path":%q},"storage":[]}}`, cpu, f.kernel)
+	return fmt.Sprintf(`{"vm_id":"a","backend":"toy","config":{"cpu":{%s},"memory":{"size_bytes":134217728},"boot":{"kernel_path":%q},"storage":[]}}`, cpu, f.kernel)
 }
 
 // TestFurtherBackend shows that a backend is a folder and a line: the settings, -help, -check and the API know it.
