@@ -61,18 +61,19 @@ func order(c Column) int {
 	if c.Lab {
 		n += 2
 	}
-	if !c.standIn() {
+	if !c.StandIn() {
 		n++
 	}
 	return n
 }
 
-func (c Column) standIn() bool { return strings.HasPrefix(c.Kind, "stub") }
+// StandIn says that it was not the VMM itself that ran, but what stands in for it in tests.
+func (c Column) StandIn() bool { return strings.HasPrefix(c.Kind, "stub") }
 
 // name says for people what a column is.
 func (c Column) name() string {
 	s := c.Backend
-	if c.standIn() {
+	if c.StandIn() {
 		s = "stand-in for " + s
 	}
 	if _, how, ok := strings.Cut(c.Kind, "-"); ok {
@@ -114,7 +115,7 @@ func (t *table) legend(chapters []Chapter, total int) {
 			}
 		}
 		vmm := cmp.Or(run.VMM, "-")
-		if c.standIn() {
+		if c.StandIn() {
 			vmm = "says " + vmm
 		}
 		t.row(letter(i), c.name(), vmm, cmp.Or(run.Host, "-"), cmp.Or(run.Last(), "never"), fmt.Sprintf("%d of %d", holds, total))
