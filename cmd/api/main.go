@@ -34,7 +34,7 @@ func run(ctx context.Context, args, environ []string, out, log io.Writer) int {
 	flags := flag.NewFlagSet("metald", flag.ContinueOnError)
 	version := flags.Bool("version", false, "print what this binary was built from")
 	check := flags.Bool("check", false, "say for each backend what this host lacks; exit 0 if VMs can run")
-	choices := config.Choices{Backends: backend.Names(), Later: backend.Later()}
+	choices := config.Choices{Backends: backend.Names()}
 	cfg, err := config.Load(flags, args, environ, choices)
 	switch {
 	case errors.Is(err, flag.ErrHelp):

@@ -15,7 +15,7 @@ import (
 )
 
 func build() Choices {
-	return Choices{Backends: []string{"qemu"}, Later: []string{"firecracker", "cloudhypervisor"}}
+	return Choices{Backends: []string{"qemu"}}
 }
 
 func load(args []string, environ ...string) (Config, error) {
@@ -64,7 +64,6 @@ func TestBadValuesStopTheStart(t *testing.T) {
 		{"empty path", "UNKEY_METALD_STATE_DIR=", "is not an absolute path"},
 		{"state in assets", "UNKEY_METALD_STATE_DIR=/opt/vm-assets/state", "lies in UNKEY_METALD_ASSETS_DIR"},
 		{"unknown backend", "UNKEY_METALD_BACKEND=xen", `"xen" is none of auto, qemu`},
-		{"later backend", "UNKEY_METALD_BACKEND=firecracker", "the backend firecracker is not in this build"},
 		{"later feature", "UNKEY_METALD_OTEL_ENABLED=true", "exports no telemetry"},
 		{"later variable", "UNKEY_METALD_BILLING_ENABLED=true", "this build does not meter"},
 		{"a jail that is none", "UNKEY_METALD_JAILER_ENABLED=yes", "neither true nor false"},
@@ -217,7 +216,7 @@ func TestRoundTrip(t *testing.T) {
 	want := Config{
 		Backend: "qemu", Address: "::1", Port: 1, InsecureBind: true, AllowedHosts: []string{"a", "b.example"},
 		ReflectionEnabled: true, StateDir: "/s", AssetsDir: "/a", VolumesDir: "/v", MaxVMs: 5, ConsoleLogBytes: 12345,
-		VMMUIDBase: 9, QEMUBinary: "/bin/q", FirecrackerBinary: "/bin/f", JailerEnabled: true, JailerBinary: "/bin/j",
+		VMMUIDBase: 9, QEMUBinary: "/bin/q", FirecrackerBinary: "/bin/f", CloudHypervisorBinary: "/bin/c", JailerEnabled: true, JailerBinary: "/bin/j",
 		JailerUID: 3, JailerGID: 4, JailerChrootDir: "/j", JailerNetNS: true, JailerPIDNS: true, JailerMemoryLimit: 7,
 		JailerCPUQuota: 250, JailerFDLimit: 100, JailerIOLimit: 8, QEMUAccel: "tcg", LogLevel: "debug", LogFormat: "json",
 		StopTimeout: 1500 * time.Millisecond, OTelEnabled: false,

@@ -40,9 +40,6 @@ func Check(ctx context.Context, cfg config.Config, list []backend.Descriptor, w 
 	if err := withHost(ctx, host, judgeAll); err != nil {
 		return err
 	}
-	for _, name := range backend.Later() {
-		fmt.Fprintf(w, "%s: not in this build\n", name)
-	}
 	if chosen == "" {
 		fmt.Fprintf(w, "%s=%s: no VM can run\n", config.EnvName("backend"), cfg.Backend)
 		return errUnusable

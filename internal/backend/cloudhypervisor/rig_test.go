@@ -18,19 +18,40 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/stubvmm"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 )
 
 // patience bounds every wait of these tests, and the calls of their clients.
 const patience = 20 * time.Second
 
+// stub is the stand-in for cloud-hypervisor, built once, by TestMain.
+var stub string
+
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(metaldEnv); dir != "" {
+		panic(playMetald(dir))
+	}
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "stub")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if stub, err = stubvmm.BuildCloudHypervisorIn(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	code := m.Run()
 	if err := goleak.Find(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
-		code = 1
+		return 1
 	}
-	os.Exit(code)
+	return code
 }
 
 // noContent is how Cloud Hypervisor says that all is well.
