@@ -61,7 +61,7 @@ func TestOthersAreAllBackendsButOne(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	host := backend.Host{Log: log, QEMUAccel: "tcg", Jail: jailConfig(cfg), MustProveKVM: true}
 	for _, own := range backend.Names() {
-		got, err := others(cfg, own, host, &jails{dir: cfg.JailerChrootDir})
+		got, err := others(cfg, backend.All(), own, host, &jails{dir: cfg.JailerChrootDir})
 		if err != nil || len(got) != len(backend.Names())-1 {
 			t.Fatalf("beside %s: %d backends, %v", own, len(got), err)
 		}
