@@ -47,9 +47,9 @@ func run(ctx context.Context, args, environ []string, out, log io.Writer) int {
 		fmt.Fprintf(log, "metald: these settings cannot be used:\n%v\n", err)
 		return exitUsage
 	case *check:
-		err = daemon.Check(ctx, cfg, out)
+		err = daemon.Check(ctx, cfg, backend.All(), out)
 	default:
-		err = daemon.Run(ctx, cfg, daemon.NewLog(log, cfg))
+		err = daemon.Run(ctx, cfg, backend.All(), daemon.NewLog(log, cfg))
 	}
 	if err != nil {
 		fmt.Fprintln(log, "metald:", err)

@@ -30,7 +30,7 @@ var goroutines = map[string]string{
 }
 
 // testsOnly are folders of which nothing ships.
-var testsOnly = []string{"test/**", "internal/backend/backendtest", "internal/backend/conformance", "internal/backend/fake", "internal/backend/stubvmm/**"}
+var testsOnly = []string{"test/**", "internal/backend/backendtest/**", "internal/backend/conformance", "internal/backend/fake", "internal/backend/stubvmm/**"}
 
 func ships(name string) bool {
 	return !strings.HasSuffix(name, "_test.go") && !matchesAny(testsOnly, path.Dir(name))

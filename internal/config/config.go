@@ -18,7 +18,7 @@ const Prefix = "UNKEY_METALD_"
 // stands for the list of backends), min and max (of numbers, durations and sizes, as text), abs (the path must
 // be absolute).
 type Config struct {
-	Backend string `name:"backend" default:"auto" oneof:"auto,@backends" doc:"hypervisor that runs the VMs; auto takes the first of the list that is usable on this host"`
+	Backend string `name:"backend" default:"auto" oneof:"auto,@backends" doc:"hypervisor of VMs that ask for none; auto takes the first of the list that is usable on this host"`
 
 	Address           string   `name:"address" default:"127.0.0.1" doc:"IP address to listen on; one that other hosts can reach needs insecure-bind"`
 	Port              int      `name:"port" default:"8080" min:"0" max:"65535" doc:"TCP port of the API; 0 takes a free one, which the log names"`

@@ -21,8 +21,8 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/store"
 )
 
-// Run runs metald until ctx ends, and returns when everything of it has stopped.
-func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
+// Run runs metald, with the backends of list, until ctx ends, and returns when everything of it has stopped.
+func Run(ctx context.Context, cfg config.Config, list []backend.Descriptor, log *slog.Logger) error {
 	state, err := openStateDir(cfg.StateDir)
 	if err != nil {
 		return err
@@ -44,13 +44,13 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 	if err != nil {
 		return errors.Join(err, records.Close())
 	}
-	serve := func(ctx context.Context) error { return serve(ctx, cfg, log, host, records, listener) }
+	serve := func(ctx context.Context) error { return serve(ctx, cfg, list, log, host, records, listener) }
 	return errors.Join(withHost(ctx, host, serve), records.Close())
 }
 
 // serve takes over the VMs of an earlier metald, then answers calls until ctx ends.
-func serve(ctx context.Context, cfg config.Config, log *slog.Logger, host backend.Host, records store.Store, listener net.Listener) error {
-	chosen, err := choose(ctx, cfg.Backend, backend.All(), host, log)
+func serve(ctx context.Context, cfg config.Config, list []backend.Descriptor, log *slog.Logger, host backend.Host, records store.Store, listener net.Listener) error {
+	chosen, err := choose(ctx, cfg.Backend, list, host, log)
 	if err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func serve(ctx context.Context, cfg config.Config, log *slog.Logger, host backen
 	if err := jails.own(); err != nil { // jailed or not: VMs of an earlier start may be there
 		return err
 	}
-	others, err := others(cfg, chosen.Name(), host, jails)
+	others, err := others(cfg, list, chosen.Name(), host, jails)
 	if err != nil {
 		return err
 	}

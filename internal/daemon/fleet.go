@@ -20,10 +20,10 @@ import (
 
 // others makes the backends beside own. Whether this host can run them shows when a VM asks for one, by its name: so
 // what auto wants to see proven is not asked for.
-func others(cfg config.Config, own string, host backend.Host, jails *jails) ([]vm.Other, error) {
+func others(cfg config.Config, list []backend.Descriptor, own string, host backend.Host, jails *jails) ([]vm.Other, error) {
 	host.MustProveKVM = false
 	var all []vm.Other
-	for _, d := range backend.All() {
+	for _, d := range list {
 		if d.Name == own {
 			continue
 		}

@@ -32,6 +32,7 @@ func Regions() map[string]string {
 		"backend-matrix": backendMatrix(backend.All()),
 		"transitions":    transitions(),
 		"error-codes":    api.ErrorCodesTable(),
+		"conformance":    conformanceTable(),
 	}
 }
 

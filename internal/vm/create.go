@@ -93,7 +93,7 @@ func (e *entry) createdBefore(ctx context.Context, backend string, spec types.Sp
 	case <-ctx.Done():
 		return Info{}, false, canceled(ctx)
 	}
-	if e.stuck.Load() {
+	if e.stuck.Load() && !e.hidden.Load() { // hidden: it could be in the end, and is gone in a moment
 		return Info{}, false, types.Errorf(types.KindUnavailable,
 			"what an earlier VM %s left cannot be removed; metald tries again every few seconds, and its log says why", e.id)
 	}

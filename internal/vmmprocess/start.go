@@ -25,8 +25,8 @@ type Command struct {
 	Stdout   string     // a FIFO as Stderr may be one, that takes stdout instead; "" for none
 	UID, GID uint32     // 0: metald's own
 
-	// Root is the working directory instead of Dir, by a descriptor: so the VMM's user need not be able to reach it. It is
-	// not for a VMM that gets Files.
+	// Root is the working directory instead of Dir, by a descriptor: so the VMM's user need not be able to reach it. Files
+	// are FirstFileAtRoot and on then.
 	Root *os.File
 
 	// Becomes is the file that Path executes in its own process in the end, as a jailer does with a VMM; nil is Path
@@ -45,8 +45,11 @@ type Command struct {
 	Joins  []string
 }
 
-// FirstFile is the number that Command.Files[0] has in the VMM.
-const FirstFile = 4
+// FirstFile is the number that Command.Files[0] has in the VMM, and FirstFileAtRoot where there is a Command.Root.
+const (
+	FirstFile       = 4
+	FirstFileAtRoot = 5
+)
 
 // gateScript waits for a line on fd 3 and then becomes the VMM, so pid and start ticks stay the same. If metald
 // dies before it wrote the line, the pipe closes, read fails, and the gate ends. Shells put variables of their
@@ -207,11 +210,11 @@ func (c Command) fds(std stdFiles, wait *os.File) []uintptr {
 	_ = unix.SetNonblock(int(out), true) // Fd may make it wait, as a full FIFO must not; a file never does
 	_ = unix.SetNonblock(int(err), true)
 	fds := []uintptr{std.in.Fd(), out, err, wait.Fd()}
-	for _, f := range c.Files {
-		fds = append(fds, f.Fd())
-	}
 	if c.Root != nil {
 		fds = append(fds, c.Root.Fd())
+	}
+	for _, f := range c.Files {
+		fds = append(fds, f.Fd())
 	}
 	return fds
 }

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
-
 )
 
 // What a VMM says on standard output waits where nobody reads, and is apart from standard error.
