@@ -54,7 +54,7 @@ var kinds = []struct {
 	caged bool
 }{
 	{"stub", false, false}, {"stub-caged", false, true},
-	{"cloud-hypervisor", true, false}, {"cloud-hypervisor-caged", true, true},
+	{"cloudhypervisor", true, false}, {"cloudhypervisor-caged", true, true},
 }
 
 // everywhere runs a test on every kind of rig that this machine can have.

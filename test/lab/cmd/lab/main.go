@@ -131,7 +131,7 @@ func since(t time.Time) time.Duration { return time.Since(t).Round(100 * time.Mi
 
 // needy are the packages whose tests need a host like the lab's, and which of their tests do; "" is all.
 var needy = map[string]string{
-	"internal/backend/cloudhypervisor": "Real|^TestConformance$/^cloud-hypervisor",
+	"internal/backend/cloudhypervisor": "Real|^TestConformance$/^cloudhypervisor",
 	"internal/backend/firecracker":     "Real|^TestConformance$/^firecracker",
 	"internal/backend/qemu":            "KVM",
 	"internal/host/cgroup":             "",
