@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -14,7 +15,7 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 )
 
-// listen reads what Cloud Hypervisor says when something is wrong, and its events.
+// listen reads what Cloud Hypervisor says when something is wrong, its events, and the guest's serial port.
 func (m *machine) listen(drainer *console.Drainer) error {
 	pipe, err := vmmprocess.OpenStderr(filepath.Join(m.handle.RunDir, stderrName))
 	if err != nil {
@@ -23,16 +24,24 @@ func (m *machine) listen(drainer *console.Drainer) error {
 	if err := m.words.Listen(pipe, drainer); err != nil {
 		return err
 	}
-	events, err := vmmprocess.OpenStderr(filepath.Join(m.handle.RunDir, eventsName))
-	if err != nil {
+	if m.events, err = m.drainPipe(drainer, eventsName, newEventStream(m.event)); err != nil || !m.spec.Console.Enabled {
 		return err
 	}
-	if _, err := jail.SetPipeSize(events); err != nil {
-		events.Close()
-		return err
-	}
-	m.events, err = drainer.Add(events, newEventStream(m.event))
+	m.console, err = m.drainPipe(drainer, consoleName, &m.watch)
 	return err
+}
+
+// drainPipe has a FIFO of the run directory read, which has room for what comes while no metald is there.
+func (m *machine) drainPipe(drainer *console.Drainer, name string, to io.Writer) (*console.Source, error) {
+	pipe, err := vmmprocess.OpenStderr(filepath.Join(m.handle.RunDir, name))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := jail.SetPipeSize(pipe); err != nil {
+		pipe.Close()
+		return nil, err
+	}
+	return drainer.Add(pipe, to)
 }
 
 // greet waits until Cloud Hypervisor serves its API, which is a moment after its socket is there, and learns its version.
@@ -98,7 +107,7 @@ func (b *Backend) Adopt(ctx context.Context, req types.AdoptRequest) (types.Mach
 		m.letGo()
 		return nil, fmt.Errorf("adopt Cloud Hypervisor of VM %s: %w", req.Handle.VM, err)
 	}
-	if err := m.reattach(ctx, b); err != nil {
+	if err := m.reattach(ctx); err != nil {
 		return nil, m.refuse(ctx, err)
 	}
 	if err := m.listen(b.cfg.Drainer); err != nil {
@@ -109,7 +118,7 @@ func (b *Backend) Adopt(ctx context.Context, req types.AdoptRequest) (types.Mach
 }
 
 // reattach talks to a Cloud Hypervisor that runs already.
-func (m *machine) reattach(ctx context.Context, b *Backend) (err error) {
+func (m *machine) reattach(ctx context.Context) (err error) {
 	if m.root, err = jail.Open(m.home.root()); err != nil {
 		return err
 	}
@@ -118,19 +127,10 @@ func (m *machine) reattach(ctx context.Context, b *Backend) (err error) {
 		return err
 	}
 	info, err := m.api.info(ctx)
-	if err != nil {
-		return err
+	if err == nil {
+		m.observed(states[info.State])
 	}
-	m.observed(states[info.State])
-	if !m.spec.Console.Enabled {
-		return nil
-	}
-	m.screen = newScreen(m.root, m, b.cfg.Drainer)
-	before, away := parted(m.handle.RunDir)
-	if !m.now().ran {
-		before = partedNever
-	}
-	return m.screen.connect(ctx, before, away)
+	return err
 }
 
 // refuse leaves a Cloud Hypervisor that could not be adopted as it is, and says whether it may be tried again.

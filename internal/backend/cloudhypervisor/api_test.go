@@ -106,7 +106,7 @@ func TestRealAPI(t *testing.T) {
 	must(t, v.deleteVM(ctx))
 
 	for name, req := range wanted() {
-		plan, err := translate(req, surroundings{serial: filepath.Join(v.dir, "serial.sock")})
+		plan, err := translate(req, surroundings{})
 		must(t, err)
 		plan.config.Payload.Kernel = os.Args[0] // a program is no kernel; it is looked at when the guest is to start
 		must(t, v.create(ctx, plan.config))
@@ -118,11 +118,6 @@ func TestRealAPI(t *testing.T) {
 		if i.State != stateCreated {
 			t.Errorf("%s: %+v", name, i)
 		}
-		if req.Spec.Console.Enabled {
-			conn, err := socketNamed(v.dir, "serial.sock")(ctx)
-			must(t, err)
-			must(t, conn.Close())
-		}
 		wantRefusal(t, v.create(ctx, plan.config), "VM is already created")
 		wantRefusal(t, v.powerButton(ctx), "VM is not running")
 		if err := v.boot(ctx); err == nil {
@@ -130,9 +125,6 @@ func TestRealAPI(t *testing.T) {
 		}
 		must(t, v.deleteVM(ctx))
 		waitFor(t, func() bool { return v.heard("vm", "deleted") })
-		if err := os.Remove(filepath.Join(v.dir, "serial.sock")); err != nil && !errors.Is(err, os.ErrNotExist) {
-			t.Error(err)
-		}
 	}
 	waitFor(t, func() bool { return v.heard("vm", "booting") })
 	if v.heard("vm", "booted") {
@@ -145,7 +137,7 @@ func TestRealAPI(t *testing.T) {
 // A tap that is sent as an open file is taken, and is Cloud Hypervisor's own then.
 func TestRealTapAsOpenFile(t *testing.T) {
 	v, ctx := startReal(t), patient(t)
-	plan, err := translate(wanted()["everything"], surroundings{serial: filepath.Join(v.dir, "serial.sock")})
+	plan, err := translate(wanted()["everything"], surroundings{})
 	must(t, err)
 	must(t, v.create(ctx, plan.config))
 	file, err := os.Open(os.DevNull)

@@ -65,8 +65,7 @@ type (
 		Src string `json:"src"`
 	}
 	consoleConfig struct {
-		Mode   string `json:"mode"`
-		Socket string `json:"socket,omitempty"`
+		Mode string `json:"mode"`
 	}
 	// landlockRule lets Cloud Hypervisor use what is at and below Path beside what the config names: "r", "w" or "rw".
 	landlockRule struct {
@@ -77,8 +76,8 @@ type (
 
 // The modes of consoles that metald uses.
 const (
-	modeOff    = "Off"
-	modeSocket = "Socket"
+	modeOff = "Off"
+	modeTty = "Tty"
 )
 
 // overFiles is the interface on taps that are sent as open files: one that is named is opened by its name.

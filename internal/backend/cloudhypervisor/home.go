@@ -15,17 +15,16 @@ import (
 
 // What is in a run directory. It is metald's alone: what the VMM can write to is below its root, where it starts.
 const (
-	rootName   = "root"
-	stderrName = "stderr"         // a FIFO, for standard error
-	eventsName = "events"         // a FIFO, for standard output, where the events come
-	partedName = "console.parted" // is there where metald let go of the console in good order
+	rootName    = "root"
+	stderrName  = "stderr"  // a FIFO, for standard error
+	consoleName = "console" // a FIFO, for standard output, which is the guest's serial port; missing without a console
+	eventsName  = "events"  // a FIFO, which the VMM gets as an open file
 )
 
 // What is in the root beside the VM's files.
 const (
-	socketsDir   = "run"
-	apiSocket    = socketsDir + "/api.socket"    // made by the VMM
-	serialSocket = socketsDir + "/serial.socket" // likewise, with the VM
+	socketsDir = "run"
+	apiSocket  = socketsDir + "/api.socket" // made by the VMM
 )
 
 // home is everything that one Cloud Hypervisor has on the host but its process.
@@ -57,28 +56,17 @@ func (h home) removeRunDir(ctx context.Context) error {
 	return dir.RemoveContext(ctx, h.runDir)
 }
 
-// dialTo connects to a socket of the VMM with this pid. Nothing is said to anybody else: the VMM could have put another
+// dial connects to the API of the VMM with this pid. Nothing is said to anybody else: the VMM could have put another
 // socket in the place of its own.
-func dialTo(j *jail.Jail, name string, pid int) func(context.Context) (*net.UnixConn, error) {
-	return func(ctx context.Context) (*net.UnixConn, error) {
-		conn, err := j.Dial(ctx, name)
+func dial(j *jail.Jail, pid int) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		conn, err := j.Dial(ctx, apiSocket)
 		if err != nil {
 			return nil, err
 		}
 		if peer, err := vmmprocess.PeerPID(conn); err != nil || peer != pid {
 			conn.Close()
-			return nil, errors.Join(err, fmt.Errorf("process %d listens on %s and not process %d", peer, name, pid))
-		}
-		return conn, nil
-	}
-}
-
-// dial is dialTo for a client.
-func dial(j *jail.Jail, pid int) func(context.Context) (net.Conn, error) {
-	return func(ctx context.Context) (net.Conn, error) {
-		conn, err := dialTo(j, apiSocket, pid)(ctx)
-		if err != nil {
-			return nil, err
+			return nil, errors.Join(err, fmt.Errorf("process %d listens on the API's socket and not process %d", peer, pid))
 		}
 		return conn, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
@@ -76,7 +77,7 @@ func (l *launch) prove(ctx context.Context) (err error) {
 	if l.req.Kernel, err = bootable(l.backend.kernels, l.req.Kernel); err != nil {
 		return err
 	}
-	around := surroundings{serial: serialSocket}
+	var around surroundings
 	if landlocks() {
 		around.landlock, around.rules = true, lockdownRules()
 	}
@@ -97,7 +98,10 @@ func (l *launch) prepare(ctx context.Context) error {
 		return err
 	}
 	l.runDir = true
-	for _, name := range []string{stderrName, eventsName} {
+	for _, name := range []string{stderrName, eventsName, consoleName} {
+		if name == consoleName && !l.req.Spec.Console.Enabled {
+			continue
+		}
 		if err := vmmprocess.MakeStderr(filepath.Join(l.req.RunDir, name)); err != nil {
 			return err
 		}
@@ -160,6 +164,9 @@ func (l *launch) start(ctx context.Context) (_ *machine, err error) {
 	defer func() { // which nil allows, with an error
 		command.Root.Close()
 		command.BornIn.Close()
+		for _, file := range command.Files {
+			file.Close()
+		}
 	}()
 	if err == nil {
 		m.process, err = l.backend.cfg.Supervisor.Start(ctx, command, func(id types.ProcessIdentity) error {
@@ -202,16 +209,19 @@ func (l *launch) handle() types.Handle {
 	}
 }
 
-// commandArgs say nothing of the VM, which comes over the API. The events come on standard output, of which the VMM has both
-// ends: so they wait where no metald is there.
+// commandArgs say nothing of the VM, which comes over the API.
 func commandArgs() []string {
-	return []string{"--api-socket", "path=" + apiSocket, "--event-monitor", "fd=1", "--seccomp", "true"}
+	events := fmt.Sprintf("fd=%d", vmmprocess.FirstFileAtRoot)
+	return []string{"--api-socket", "path=" + apiSocket, "--event-monitor", events, "--seccomp", "true"}
 }
 
 func (l *launch) command() (c vmmprocess.Command, err error) {
 	c = vmmprocess.Command{
 		Path: l.vmm.Path, Args: commandArgs(), UID: l.req.UID, GID: l.req.GID,
-		Stdout: filepath.Join(l.req.RunDir, eventsName), Stderr: filepath.Join(l.req.RunDir, stderrName),
+		Stderr: filepath.Join(l.req.RunDir, stderrName),
+	}
+	if l.req.Spec.Console.Enabled {
+		c.Stdout = filepath.Join(l.req.RunDir, consoleName)
 	}
 	if gid, needed := kvm.Group(); needed && c.UID != 0 {
 		c.GID = gid // to open /dev/kvm
@@ -222,7 +232,14 @@ func (l *launch) command() (c vmmprocess.Command, err error) {
 			return c, err
 		}
 	}
-	c.Root, err = os.Open(l.home.root())
+	if c.Root, err = os.Open(l.home.root()); err != nil {
+		return c, err
+	}
+	// The VMM has both ends, so that what it says waits where no metald is there.
+	events, err := os.OpenFile(filepath.Join(l.req.RunDir, eventsName), os.O_RDWR|syscall.O_NONBLOCK, 0)
+	if err == nil {
+		c.Files = []*os.File{events}
+	}
 	return c, err
 }
 
@@ -251,11 +268,7 @@ func (l *launch) ready(ctx context.Context, m *machine) error {
 	if err == nil && info.State != stateCreated {
 		err = fmt.Errorf("its VM is %q before it was booted", info.State)
 	}
-	if err != nil || !l.req.Spec.Console.Enabled {
-		return err
-	}
-	m.screen = newScreen(l.root, m, l.backend.cfg.Drainer)
-	return m.screen.connect(waiting, partedNever, 0)
+	return err
 }
 
 // refused is an error of the seam's for a call that has to do with a field.

@@ -18,29 +18,18 @@ const (
 	lookTimeout = 2 * time.Second
 )
 
-// lookAfter reads the counters now and then while the guest runs, and fetches what Cloud Hypervisor keeps of the console.
-// It returns true when Cloud Hypervisor has ended, false when the machine was released.
+// lookAfter reads the counters now and then while the guest runs. It returns true when Cloud Hypervisor has ended, false when the machine was released.
 func (m *machine) lookAfter() (ended bool) {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
 	stop := m.onExit(m.unlife) // what is under way waits for nobody
 	defer stop()
-	var burst <-chan struct{}
-	var rest <-chan time.Time
-	if m.screen != nil {
-		burst = m.screen.burst
-	}
 	for looks := 0; ; {
 		select {
 		case <-m.process.Exited():
 			return true
 		case <-m.released:
 			return false
-		case <-burst:
-			rest = time.After(burstRest)
-		case <-rest:
-			rest = nil
-			m.fetchRest()
 		case <-ticker.C:
 			if m.now().running {
 				m.look(looks%stateEvery == 0)
@@ -63,16 +52,6 @@ func (m *machine) look(state bool) {
 	if got, err := m.State(ctx); err == nil && got == lifecycle.Paused && m.onStop != nil {
 		m.onStop()
 	}
-	if m.screen != nil && m.screen.over() && !m.died() {
-		m.screen.reopen(ctx)
-	}
-}
-
-// fetchRest gets what Cloud Hypervisor could not send of a burst, which it does not by itself.
-func (m *machine) fetchRest() {
-	ctx, cancel := context.WithTimeout(m.life, lookTimeout)
-	defer cancel()
-	m.screen.again(ctx)
 }
 
 // event takes what Cloud Hypervisor says. It does not block.

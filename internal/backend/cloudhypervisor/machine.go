@@ -33,7 +33,7 @@ type machine struct {
 	process *vmmprocess.Process
 	api     *client
 	version version
-	screen  *screen         // nil without a console
+	console *console.Source // nil without a console
 	events  *console.Source // nil where nobody listens
 	watch   console.Watch
 	words   console.LastWords
@@ -119,8 +119,12 @@ func (m *machine) drain() {
 		case <-timer.C:
 		}
 	}
-	if m.screen != nil {
-		m.screen.end(timer.C)
+	if m.console != nil {
+		defer m.console.Close()
+		select {
+		case <-m.console.Drained():
+		case <-timer.C:
+		}
 	}
 }
 
@@ -155,9 +159,6 @@ func (m *machine) Boot(ctx context.Context) error {
 		_ = m.api.shutdown(ctx)
 		m.set(func(s *status) { s.started = m.died() })
 		return refusal
-	}
-	if err == nil && m.screen != nil {
-		m.screen.reopen(ctx)
 	}
 	return err
 }
@@ -335,16 +336,12 @@ func (m *machine) end(ctx context.Context) error {
 	}
 }
 
-// Release closes the connections; Cloud Hypervisor and its guest go on. What they say meanwhile waits in the FIFOs, and
-// what the guest writes in Cloud Hypervisor itself.
+// Release closes the connections; Cloud Hypervisor and its guest go on. What they say meanwhile waits in the FIFOs.
 func (m *machine) Release() {
 	m.release.Do(func() {
 		close(m.released)
 		m.unlife()
 		<-m.finished
-		if m.screen != nil && m.now().ran && !m.died() { // before the boot nobody serves the socket
-			m.screen.part(m.home.runDir)
-		}
 		m.process.Release()
 		m.letGo()
 	})
@@ -356,8 +353,8 @@ func (m *machine) letGo() {
 	if m.api != nil {
 		m.api.close()
 	}
-	if m.screen != nil {
-		m.screen.close()
+	if m.console != nil {
+		m.console.Close()
 	}
 	if m.events != nil {
 		m.events.Close()

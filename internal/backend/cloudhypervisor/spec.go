@@ -14,7 +14,6 @@ const hotplugStep = 128 * mebibyte
 
 // surroundings is what a VM's config has to say of where its VMM runs. The paths are those that the VMM sees.
 type surroundings struct {
-	serial   string         // the socket to make for the serial console, in a directory that is there
 	landlock bool           // whether Cloud Hypervisor locks itself in
 	rules    []landlockRule // what it may use then beside what the config names
 }
@@ -54,7 +53,7 @@ func translate(req types.CreateRequest, around surroundings) (plan, error) {
 		CPUs: cpus, Memory: memory, Disks: disks,
 		Payload: payloadConfig{Kernel: req.Kernel, Initramfs: req.Initrd, Cmdline: line},
 		RNG:     rngConfig{ID: "rng0", Src: "/dev/urandom"},
-		Serial:  serialOf(req.Spec.Console, around.serial),
+		Serial:  serialOf(req.Spec.Console),
 		// By default the guest's hvc0 is the VMM's standard output.
 		Console: consoleConfig{Mode: modeOff},
 		// A guest with the driver says by it that it panicked, and goes on to do what its panic= says.
@@ -98,12 +97,16 @@ func topologyOf(t *types.Topology, vcpus int) (*topologyConfig, error) {
 	}, nil
 }
 
-// serialOf has the guest's serial port on a socket, where metald reads it. A guest without a console finds no port.
-func serialOf(console types.Console, socket string) consoleConfig {
+// serialOf has the guest's serial port on the VMM's standard output, which is a FIFO: Cloud Hypervisor writes each byte as
+// it comes (devices/src/legacy/serial.rs), and FIFO and bytes outlive any reader. Its mode Socket is worse: a client that
+// dies with bytes unread ends the thread that serves the socket, for good (vmm/src/serial_manager.rs), the end of a burst
+// stays in the VMM, and before version 53 a client that does not read stops the guest. A byte that finds the FIFO full is
+// lost, and the guest's driver may then wait for its next byte to go on. A guest without a console finds no port.
+func serialOf(console types.Console) consoleConfig {
 	if !console.Enabled {
 		return consoleConfig{Mode: modeOff}
 	}
-	return consoleConfig{Mode: modeSocket, Socket: socket}
+	return consoleConfig{Mode: modeTty}
 }
 
 // disksOf puts the root disk first: Linux names virtio disks in the order in which they came.

@@ -68,11 +68,3 @@ func checkVersion(v version) error {
 	}
 	return nil
 }
-
-// keepsSerial says whether what the guest prints while nobody is connected to the serial socket is kept for the next
-// client, 1 MiB of it. Before version 53 it was lost, and a client that didn't read held up the guest.
-func (v version) keepsSerial() bool { return !v.before(version{Major: 53}) }
-
-// locksSocket says whether Cloud Hypervisor itself removes a socket that was left at its place, under a lock in a file
-// beside it. Before version 53 a socket that was left made the start fail.
-func (v version) locksSocket() bool { return !v.before(version{Major: 53}) }
