@@ -42,6 +42,9 @@ func (m *machine) lookAfter() (ended bool) {
 			rest = nil
 			m.fetchRest()
 		case <-ticker.C:
+			if m.screen != nil && m.screen.waiting() {
+				m.fetchRest()
+			}
 			if m.now().running {
 				m.look(looks%stateEvery == 0)
 				looks++
@@ -64,7 +67,7 @@ func (m *machine) look(state bool) {
 		m.onStop()
 	}
 	if m.screen != nil && m.screen.over() && !m.died() {
-		m.screen.reopen(ctx)
+		m.screen.again(ctx)
 	}
 }
 
@@ -80,6 +83,8 @@ func (m *machine) event(e vmmEvent) {
 	switch {
 	case e.is("guest", "panic") && e.Properties["event"] == "panic":
 		m.set(func(s *status) { s.panicked = true })
+	case e.is("vm", "booted"):
+		m.set(func(s *status) { s.started, s.ran, s.running = true, true, true })
 	case e.is("vm", "rebooting"), e.is("vm", "rebooted"):
 		m.endGuest(func(s *status) { s.reset = true })
 	}

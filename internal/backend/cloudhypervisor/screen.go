@@ -34,6 +34,7 @@ type screen struct {
 	stream *serialStream
 	conn   *net.UnixConn // nil before the first; the drainer has a duplicate
 	source *console.Source
+	next   *net.UnixConn // is to be drained once conn has been; nil for none
 	closed bool
 }
 
@@ -87,16 +88,44 @@ func (s *screen) attach(conn *net.UnixConn, before parting, away time.Duration) 
 }
 
 // again makes another connection, which gets what Cloud Hypervisor has kept. It ends the one before, which is read to
-// its end first.
+// its end first, however long that takes: to close one with bytes unread would silence the console for good.
 func (s *screen) again(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	conn, err := s.dial(ctx)
-	if err != nil {
-		return // the one before goes on, or the VMM has ended
+	if s.next == nil && !s.closed {
+		conn, err := s.dial(ctx)
+		if err != nil {
+			return // the one before goes on, or the VMM has ended
+		}
+		s.next = conn
 	}
-	before := s.leave()
-	_ = s.attach(conn, before, 0) // else the next look tries again
+	s.handOver()
+}
+
+// handOver takes the next connection where the one before has ended, and otherwise leaves it for later. It is called with
+// mu held.
+func (s *screen) handOver() {
+	if s.next == nil {
+		return
+	}
+	before := partedHard // there was none, and why is not known
+	if s.conn != nil {
+		if !s.drained() {
+			return
+		}
+		before = partedWell
+	}
+	s.shut()
+	next := s.next
+	s.next = nil
+	_ = s.attach(next, before, 0) // else the next look tries again
+}
+
+// waiting says whether a connection waits for the end of the one before.
+func (s *screen) waiting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.next != nil
 }
 
 // reopen makes another connection where the one before has ended: the socket was made anew.
@@ -121,20 +150,16 @@ func (s *screen) over() bool {
 	}
 }
 
-// leave waits for the end of the connection, which another has taken the place of, or which has nothing more to say. It is
-// called with mu held.
-func (s *screen) leave() parting {
-	if s.conn == nil {
-		return partedHard
-	}
-	defer s.shut()
+// drained waits a while for the end of the connection, which another has taken the place of, or which has nothing more to
+// say. It is called with mu held.
+func (s *screen) drained() bool {
 	timer := time.NewTimer(partTimeout)
 	defer timer.Stop()
 	select {
 	case <-s.source.Drained():
-		return partedWell
+		return true
 	case <-timer.C:
-		return partedHard
+		return false
 	}
 }
 
@@ -151,10 +176,11 @@ func (s *screen) shut() {
 func (s *screen) part(dir string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conn == nil || s.conn.CloseWrite() != nil {
+	s.handOver()
+	if s.conn == nil || s.next != nil || s.conn.CloseWrite() != nil {
 		return
 	}
-	if s.leave() == partedWell {
+	if s.drained() {
 		_ = os.WriteFile(filepath.Join(dir, partedName), nil, 0o600) // else the console will say that it may miss something
 	}
 }
@@ -169,15 +195,15 @@ func parted(dir string) (before parting, away time.Duration) {
 	return partedWell, time.Since(info.ModTime())
 }
 
-// end waits until what the guest said last was read, or for limit, and closes the connection.
-func (s *screen) end(limit <-chan time.Time) {
+// end waits until what the guest said last was read, or until ctx ends, and closes the connection.
+func (s *screen) end(ctx context.Context) {
 	s.mu.Lock()
 	source := s.source
 	s.mu.Unlock()
 	if source != nil {
 		select {
 		case <-source.Drained():
-		case <-limit:
+		case <-ctx.Done():
 		}
 	}
 	s.close()
@@ -189,4 +215,8 @@ func (s *screen) close() {
 	defer s.mu.Unlock()
 	s.closed = true
 	s.shut()
+	if s.next != nil {
+		s.next.Close()
+		s.next = nil
+	}
 }
