@@ -110,20 +110,20 @@ func (m *machine) run() {
 // drain reads what Cloud Hypervisor and its guest said last.
 func (m *machine) drain() {
 	m.api.close()
-	timer := time.NewTimer(drainTimeout)
-	defer timer.Stop()
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
 	if m.events != nil {
 		defer m.events.Close()
 		select {
 		case <-m.events.Drained():
-		case <-timer.C:
+		case <-ctx.Done():
 		}
 	}
 	if m.console != nil {
 		defer m.console.Close()
 		select {
 		case <-m.console.Drained():
-		case <-timer.C:
+		case <-ctx.Done():
 		}
 	}
 }
@@ -144,7 +144,7 @@ func (m *machine) settle() {
 	e.status, e.known = m.process.Status()
 	m.exit = e.exit()
 	if m.ran && !m.meter.complete() {
-		m.log.Info("what a VM read and wrote in the last moments before its end is not known", "last reading", m.meter.age())
+		m.log.Info("what a VM read and wrote in the last moments before its end is not known", "last reading", m.meter.last())
 	}
 }
 
@@ -154,10 +154,11 @@ func (m *machine) Handle() types.Handle { return m.handle }
 func (m *machine) Boot(ctx context.Context) error {
 	m.set(func(s *status) { s.started = true }) // it may end at once
 	err := m.order(ctx, m.api.boot, lifecycle.Running)
+	if err != nil {
+		m.set(func(s *status) { s.started = s.ran || m.died() })
+	}
 	if refusal := refusedOr(err); refusal != nil {
-		// The VM may stand half built; its config stays.
-		_ = m.api.shutdown(ctx)
-		m.set(func(s *status) { s.started = m.died() })
+		_ = m.api.shutdown(ctx) // the VM may stand half built; its config stays
 		return refusal
 	}
 	return err
@@ -192,9 +193,6 @@ func (m *machine) order(ctx context.Context, command func(context.Context) error
 	commandErr := command(ctx)
 	var refusal *fault
 	if commandErr != nil && !errors.As(commandErr, &refusal) {
-		if errors.Is(commandErr, errClosed) && want == lifecycle.Running && m.diesWithin(ctx, drainTimeout) {
-			return nil
-		}
 		return m.unavailable(ctx, commandErr)
 	}
 	got, err := m.State(ctx)

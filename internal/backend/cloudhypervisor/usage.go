@@ -69,6 +69,16 @@ func (t *meter) age() time.Duration {
 	return time.Since(t.at)
 }
 
+// last says when the last reading was, for people.
+func (t *meter) last() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.at.IsZero() {
+		return "there was none"
+	}
+	return time.Since(t.at).Round(time.Millisecond).String() + " ago"
+}
+
 // count reads the counters. Where they fell the guest is another one than was booted.
 func (m *machine) count(ctx context.Context) error {
 	select {
