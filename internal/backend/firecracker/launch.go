@@ -69,6 +69,8 @@ func (l *launch) plan(ctx context.Context) (err error) {
 		if err := l.planJail(); err != nil {
 			return err
 		}
+	} else {
+		l.home.private.Root = l.req.RootDir
 	}
 	if err := l.backend.kernels.check(l.req.Kernel); err != nil {
 		return err
