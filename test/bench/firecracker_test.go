@@ -20,6 +20,7 @@ import (
 type firecrackerSite struct {
 	firecracker, jailer string
 	assets, kernel      string
+	runtime             string // of what VMMs need only while they run
 	jailed              bool
 }
 
@@ -39,6 +40,7 @@ func newFirecrackerSite(b *testing.B, jailed bool, start time.Duration) firecrac
 	s := firecrackerSite{
 		firecracker: stubvmm.BuildFirecracker(b), jailer: stubvmm.BuildJailer(b),
 		assets: assets, kernel: filepath.Join(assets, "kernel"), jailed: jailed,
+		runtime: runtimeDir(b),
 	}
 	knobs := fmt.Sprintf("stub.start=%s\n", start)
 	for path, content := range map[string][]byte{s.kernel: stubvmm.Kernel(), s.firecracker + ".knobs": []byte(knobs)} {
@@ -58,7 +60,7 @@ func (s firecrackerSite) daemon(b *testing.B) *harness.Daemon {
 	return harness.Start(b, harness.Options{AssetsDir: s.assets, Under: s.openKVM(b), Env: []string{
 		"UNKEY_METALD_BACKEND=firecracker", "UNKEY_METALD_MAX_VMS=20000", "UNKEY_METALD_LOG_LEVEL=warn",
 		"UNKEY_METALD_FIRECRACKER_BINARY=" + s.firecracker, "UNKEY_METALD_JAILER_BINARY=" + s.jailer,
-		fmt.Sprintf("UNKEY_METALD_JAILER_ENABLED=%t", s.jailed),
+		fmt.Sprintf("UNKEY_METALD_JAILER_ENABLED=%t", s.jailed), "UNKEY_METALD_RUNTIME_DIR=" + s.runtime,
 	}})
 }
 

@@ -155,8 +155,10 @@ func (l *launch) makeRoot() error {
 		if err := vmmprocess.MakeRunDir(root, l.req.UID, l.req.GID); err != nil {
 			return err
 		}
-		l.jail, err = jail.Open(root)
-		return err
+		if l.jail, err = jail.Open(root); err != nil {
+			return errors.Join(err, os.Remove(root))
+		}
+		return nil
 	}
 	if l.jail, err = jail.Make(root, jail.Owner{UID: l.req.UID, GID: l.req.GID}); err != nil {
 		return err
