@@ -24,8 +24,24 @@ func (c *Config) complete(bad map[string]bool) []error {
 	if c.OTelEnabled {
 		errs = append(errs, fmt.Errorf("%s: this build exports no telemetry; leave it out or set it to false", EnvName("otel-enabled")))
 	}
+	errs = append(errs, c.checkUsers(bad)...)
 	if !bad["state-dir"] {
 		errs = append(errs, c.checkDirectories(bad)...)
+	}
+	return errs
+}
+
+// checkUsers keeps VMs from being one user: a VM has the same place in each range, so ranges may be one, or apart.
+func (c *Config) checkUsers(bad map[string]bool) []error {
+	if !c.JailerEnabled || c.VMMUIDBase == 0 || bad["vmm-uid-base"] || bad["max-vms"] {
+		return nil
+	}
+	var errs []error
+	for name, base := range map[string]int{"jailer-uid": c.JailerUID, "jailer-gid": c.JailerGID} {
+		if apart := max(base-c.VMMUIDBase, c.VMMUIDBase-base); !bad[name] && apart != 0 && apart < c.MaxVMs {
+			errs = append(errs, fmt.Errorf("%s: %d is %d away from %s, %d, so two of %d VMs could be one user on the host; make both the same, or put them at least %s apart",
+				EnvName(name), base, apart, EnvName("vmm-uid-base"), c.VMMUIDBase, c.MaxVMs, EnvName("max-vms")))
+		}
 	}
 	return errs
 }

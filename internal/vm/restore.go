@@ -42,12 +42,17 @@ func (m *Manager) Restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for i := range records {
+		records[i].Backend = m.backendOf(records[i])
+	}
 	if m.seq, err = m.cfg.Store.LastSeq(); err != nil {
 		return err
 	}
 	m.reserve(records)
-	if err := m.cfg.Backend.Sweep(ctx, handles(records)); err != nil {
-		m.cfg.Log.Error("what belongs to no VM could not be removed; the next start will", "backend", m.cfg.Backend.Name(), "error", err)
+	for _, b := range m.fleet {
+		if err := b.Sweep(ctx, handles(records)); err != nil {
+			m.cfg.Log.Error("what belongs to no VM could not be removed; the next start will", "backend", b.Name(), "error", err)
+		}
 	}
 	if err := m.sweep(records); err != nil {
 		return err
@@ -77,6 +82,14 @@ func (m *Manager) reserve(records []store.Record) {
 		}
 	}
 	m.slots.reserve(used)
+}
+
+// backendOf is the backend of a VM: that of its VMM where the record does not say, and this manager's own where there is none.
+func (m *Manager) backendOf(rec store.Record) string {
+	if rec.Backend == "" && rec.Handle != nil {
+		return rec.Handle.Backend
+	}
+	return cmp.Or(rec.Backend, m.fleet[0].Name())
 }
 
 func rank(rec store.Record) int {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"path/filepath"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/tap"
@@ -22,7 +23,7 @@ const (
 
 // home is everything that one Firecracker has on the host but its process.
 type home struct {
-	cage    *cage // the Backend's
+	cage    *cage.Cage // the Backend's
 	runDir  string
 	private private
 }
@@ -57,7 +58,7 @@ func (h home) removeGroup(ctx context.Context) error {
 	if h.private.Jail == nil {
 		return nil
 	}
-	return h.cage.removeGroup(ctx, h.private.Jail.Cgroup, h.private.Jail.ID)
+	return h.cage.RemoveGroup(ctx, h.private.Jail.Cgroup, h.private.Jail.ID)
 }
 
 func (h home) removeJail(ctx context.Context) error {
@@ -76,10 +77,7 @@ func (h home) removeJail(ctx context.Context) error {
 
 // restoreLent gives back what was lent to the VM's user.
 func (h home) restoreLent() error {
-	var errs []error
-	for _, loan := range h.private.Lent {
-		errs = append(errs, loan.Restore())
-	}
+	errs := []error{cage.Restore(h.private.Lent)}
 	for _, t := range h.private.LentTaps {
 		errs = append(errs, h.restoreTap(t))
 	}

@@ -1,0 +1,100 @@
+package cloudhypervisor
+
+import (
+	"context"
+	"syscall"
+	"time"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
+)
+
+const (
+	// lookEvery is how often the counters of a guest that runs are read. The thread that answers is the one that boots,
+	// pauses and ends the VM.
+	lookEvery = time.Second
+	// stateEvery is how many looks go by before the state is asked for, too, which is a much longer answer.
+	stateEvery = 5
+	// lookTimeout is when a look is given up.
+	lookTimeout = 2 * time.Second
+)
+
+// lookAfter reads the counters now and then while the guest runs, and fetches what Cloud Hypervisor keeps of the console.
+// It returns true when Cloud Hypervisor has ended, false when the machine was released.
+func (m *machine) lookAfter() (ended bool) {
+	ticker := time.NewTicker(lookEvery)
+	defer ticker.Stop()
+	stop := m.onExit(m.unlife) // what is under way waits for nobody
+	defer stop()
+	var burst <-chan struct{}
+	var rest <-chan time.Time
+	if m.screen != nil {
+		burst = m.screen.burst
+	}
+	for looks := 0; ; {
+		select {
+		case <-m.process.Exited():
+			return true
+		case <-m.released:
+			return false
+		case <-burst:
+			rest = time.After(burstRest)
+		case <-rest:
+			rest = nil
+			m.fetchRest()
+		case <-ticker.C:
+			if m.now().running {
+				m.look(looks%stateEvery == 0)
+				looks++
+			}
+		}
+	}
+}
+
+// look finds out what no event told: events may be lost.
+func (m *machine) look(state bool) {
+	ctx, cancel := context.WithTimeout(m.life, lookTimeout)
+	defer cancel()
+	if err := m.count(ctx); err != nil && !m.died() {
+		state = true // a guest without counters may be none any more
+	}
+	if !state {
+		return
+	}
+	if got, err := m.State(ctx); err == nil && got == lifecycle.Paused && m.onStop != nil {
+		m.onStop()
+	}
+	if m.screen != nil && m.screen.over() && !m.died() {
+		m.screen.reopen(ctx)
+	}
+}
+
+// fetchRest gets what Cloud Hypervisor could not send of a burst, which it does not by itself.
+func (m *machine) fetchRest() {
+	ctx, cancel := context.WithTimeout(m.life, lookTimeout)
+	defer cancel()
+	m.screen.again(ctx)
+}
+
+// event takes what Cloud Hypervisor says. It does not block.
+func (m *machine) event(e vmmEvent) {
+	switch {
+	case e.is("guest", "panic") && e.Properties["event"] == "panic":
+		m.set(func(s *status) { s.panicked = true })
+	case e.is("vm", "rebooting"), e.is("vm", "rebooted"):
+		m.endGuest(func(s *status) { s.reset = true })
+	}
+}
+
+// endGuest ends a Cloud Hypervisor whose guest is not the one any more that was booted, at once: its counters begin anew,
+// and nothing of another boot belongs into this incarnation. Who asks for the guest next gets a VMM of its own.
+func (m *machine) endGuest(why func(*status)) {
+	m.mu.Lock()
+	if !m.forced {
+		why(&m.status)
+	}
+	begun := m.begun
+	m.mu.Unlock()
+	if begun {
+		_ = m.process.Signal(syscall.SIGKILL) // one that has ended is well, and nothing else can be wrong
+	}
+}
