@@ -27,6 +27,7 @@ type Config struct {
 	ReflectionEnabled bool     `name:"reflection-enabled" default:"false" doc:"serve gRPC reflection"`
 
 	StateDir   string `name:"state-dir" default:"/var/lib/metald" abs:"true" doc:"directory of everything that metald keeps; one metald per directory"`
+	RuntimeDir string `name:"runtime-dir" default:"" abs:"true" doc:"directory of what VMMs need only while they run, their sockets, FIFOs and counters, for this metald alone; best a tmpfs that stays when metald stops. Empty is run in the state directory"`
 	AssetsDir  string `name:"assets-dir" default:"/opt/vm-assets" abs:"true" doc:"directory of kernels and disk templates; its files are never written to"`
 	VolumesDir string `name:"volumes-dir" default:"" abs:"true" doc:"directory of disks that are attached as they are; empty is volumes in the state directory"`
 

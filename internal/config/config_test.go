@@ -70,6 +70,8 @@ func TestBadValuesStopTheStart(t *testing.T) {
 		{"jailed root", "UNKEY_METALD_JAILER_UID=0", "0 is less than the least allowed, 1"},
 		{"root's group", "UNKEY_METALD_JAILER_GID=0", "0 is less than the least allowed, 1"},
 		{"jails among other things", "UNKEY_METALD_JAILER_CHROOT_DIR=/var/lib/metald/vms", "where metald keeps other things"},
+		{"sockets among records", "UNKEY_METALD_RUNTIME_DIR=/var/lib/metald/run", "lie beside each other"},
+		{"sockets among templates", "UNKEY_METALD_RUNTIME_DIR=/opt/vm-assets/run", "lie beside each other"},
 		{"users that overlap", "UNKEY_METALD_JAILER_UID=700999", "two of 1000 VMs could be one user"},
 		{"groups that overlap", "UNKEY_METALD_JAILER_GID=699001", "two of 1000 VMs could be one user"},
 		{"typo", "UNKEY_METALD_BAKCEND=qemu", "did you mean UNKEY_METALD_BACKEND?"},
@@ -215,7 +217,7 @@ func TestOpenAddressOnRequest(t *testing.T) {
 func TestRoundTrip(t *testing.T) {
 	want := Config{
 		Backend: "qemu", Address: "::1", Port: 1, InsecureBind: true, AllowedHosts: []string{"a", "b.example"},
-		ReflectionEnabled: true, StateDir: "/s", AssetsDir: "/a", VolumesDir: "/v", MaxVMs: 5, ConsoleLogBytes: 12345,
+		ReflectionEnabled: true, StateDir: "/s", RuntimeDir: "/r", AssetsDir: "/a", VolumesDir: "/v", MaxVMs: 5, ConsoleLogBytes: 12345,
 		VMMUIDBase: 9, QEMUBinary: "/bin/q", FirecrackerBinary: "/bin/f", CloudHypervisorBinary: "/bin/c", JailerEnabled: true, JailerBinary: "/bin/j",
 		JailerUID: 3, JailerGID: 4, JailerChrootDir: "/j", JailerNetNS: true, JailerPIDNS: true, JailerMemoryLimit: 7,
 		JailerCPUQuota: 250, JailerFDLimit: 100, JailerIOLimit: 8, QEMUAccel: "tcg", LogLevel: "debug", LogFormat: "json",

@@ -57,6 +57,17 @@ func (c *Config) checkDirectories(bad map[string]bool) []error {
 		errs = append(errs, fmt.Errorf("%s: %q lies in %s, whose files may be attached to any VM, and metald's records are not for guests",
 			EnvName("state-dir"), c.StateDir, EnvName("volumes-dir")))
 	}
+	if c.RuntimeDir != "" && !bad["runtime-dir"] {
+		if within(c.StateDir, c.RuntimeDir) || within(c.RuntimeDir, c.StateDir) {
+			errs = append(errs, fmt.Errorf("%s: %q and %s are to lie beside each other; leave it out to have everything in one directory",
+				EnvName("runtime-dir"), c.RuntimeDir, EnvName("state-dir")))
+		}
+		for name, dir := range map[string]string{"assets-dir": c.AssetsDir, "volumes-dir": c.VolumesDir, "jailer-chroot-dir": c.JailerChrootDir} {
+			if !bad[name] && (within(dir, c.RuntimeDir) || within(c.RuntimeDir, dir)) {
+				errs = append(errs, fmt.Errorf("%s: %q and %s are to lie beside each other", EnvName("runtime-dir"), c.RuntimeDir, EnvName(name)))
+			}
+		}
+	}
 	rooms := []string{filepath.Join(c.StateDir, "vms"), filepath.Join(c.StateDir, "run")}
 	if !bad["jailer-chroot-dir"] {
 		rooms = append(rooms, c.JailerChrootDir)

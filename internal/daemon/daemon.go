@@ -28,6 +28,13 @@ func Run(ctx context.Context, cfg config.Config, list []backend.Descriptor, log 
 		return err
 	}
 	defer state.Close()
+	if cfg.RuntimeDir != "" {
+		runtime, err := openDir(config.EnvName("runtime-dir"), cfg.RuntimeDir)
+		if err != nil {
+			return err
+		}
+		defer runtime.Close()
+	}
 	if err := os.MkdirAll(cfg.VolumesDir, 0o711); err != nil {
 		return fmt.Errorf("%s: %w", config.EnvName("volumes-dir"), err)
 	}
@@ -70,6 +77,7 @@ func serve(ctx context.Context, cfg config.Config, list []backend.Descriptor, lo
 		Strangers:    strangers{host.Supervisor},
 		Store:        records,
 		StateDir:     cfg.StateDir,
+		RunDir:       runDir(cfg),
 		Roots:        disk.Roots{Assets: cfg.AssetsDir, Volumes: cfg.VolumesDir},
 		MaxVMs:       cfg.MaxVMs,
 		UIDBase:      uids,
@@ -118,6 +126,14 @@ func listen(cfg config.Config) (net.Listener, error) {
 		return nil, fmt.Errorf("%s: %w", config.EnvName("address"), err)
 	}
 	return listener, nil
+}
+
+// runDir is in a directory of its own, where nothing else is that could be taken for what belongs to no VM.
+func runDir(cfg config.Config) string {
+	if cfg.RuntimeDir == "" {
+		return ""
+	}
+	return filepath.Join(cfg.RuntimeDir, "run")
 }
 
 func jailed(cfg config.Config, name string) bool { return cfg.JailerEnabled && backend.Jails(name) }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"os"
 	"path/filepath"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
@@ -84,7 +85,15 @@ func (e *entry) openConsole() error {
 	return nil
 }
 
-func (e *entry) consoleDir() string { return filepath.Join(e.m.vmDir(e.id), "console") }
+// consoleDir is the VM's own directory, as another one for each VM costs more than all that is logged; or the one that an
+// earlier metald made in it.
+func (e *entry) consoleDir() string {
+	earlier := filepath.Join(e.m.vmDir(e.id), "console")
+	if _, err := os.Lstat(earlier); err == nil {
+		return earlier
+	}
+	return e.m.vmDir(e.id)
+}
 
 // createdBefore answers a create for an id that is taken. again says that it no longer is.
 func (e *entry) createdBefore(ctx context.Context, backend string, spec types.Spec) (info Info, again bool, err error) {

@@ -33,7 +33,7 @@ func (e *entry) launch(ctx context.Context, f files) (types.Machine, error) {
 	machine, err := b.Create(ctx, types.CreateRequest{
 		ID: e.id, Incarnation: e.rec.Incarnation, Spec: e.rec.Spec,
 		Kernel: f.kernel, Initrd: f.initrd, Disks: f.disks,
-		RunDir: m.runDir(e.id, e.rec.Incarnation), UID: uid, GID: gid,
+		RunDir: m.runDir(e.id, e.rec.Incarnation), RootDir: m.rootDir(e.id, e.rec.Incarnation), UID: uid, GID: gid,
 		Console: e.console, Ended: e.observeEnd, Stopped: e.observeStop,
 		Commit: func(h types.Handle) error {
 			defer next()

@@ -23,6 +23,7 @@ type Config struct {
 	Strangers    Strangers     // nil: VMMs of backends that are none of these are left alone
 	Store        store.Store
 	StateDir     string // VMs live below vms/ and run/ in it
+	RunDir       string // of the VMMs' sockets, FIFOs and counters, which no restart of the host needs; "" is run/ in StateDir
 	Roots        disk.Roots
 	MaxVMs       int
 	UIDBase      uint32 // VMMs run as UIDBase + slot; 0: as metald
@@ -67,6 +68,9 @@ const (
 func New(cfg Config) *Manager {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.RunDir == "" {
+		cfg.RunDir = filepath.Join(cfg.StateDir, "run")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Manager{
@@ -153,8 +157,21 @@ func (m *Manager) vmDir(id types.VMID) string {
 
 // runDir is where a VMM of one incarnation has its sockets. A VM id has no dot in it.
 func (m *Manager) runDir(id types.VMID, incarnation uint64) string {
-	return filepath.Join(m.cfg.StateDir, "run", fmt.Sprintf("%s.%d", id, incarnation))
+	return filepath.Join(m.cfg.RunDir, runName(id, incarnation))
 }
+
+// rootDir is where a VMM of one incarnation finds its files, which are links: on the file system of the state directory.
+// "" is in its run directory, which is there too.
+func (m *Manager) rootDir(id types.VMID, incarnation uint64) string {
+	if beside := m.besideState(); beside != m.cfg.RunDir {
+		return filepath.Join(beside, runName(id, incarnation))
+	}
+	return ""
+}
+
+func (m *Manager) besideState() string { return filepath.Join(m.cfg.StateDir, "run") }
+
+func runName(id types.VMID, incarnation uint64) string { return fmt.Sprintf("%s.%d", id, incarnation) }
 
 // randomID makes an id for a caller who sent none: 128 random bits, never the clock.
 func randomID() types.VMID { return types.VMID("vm-" + strings.ToLower(rand.Text())) }

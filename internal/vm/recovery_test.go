@@ -32,7 +32,7 @@ func TestOneBrokenVMDoesNotStopTheStart(t *testing.T) {
 	d.running("a")
 	d.running("b")
 	d.stop()
-	broken := filepath.Join(d.dir, "vms", "a", "console")
+	broken := filepath.Join(d.dir, "vms", "a") // where its console log is
 	if err := errors.Join(os.RemoveAll(broken), os.WriteFile(broken, []byte("no directory"), 0o600)); err != nil {
 		t.Fatal(err)
 	}

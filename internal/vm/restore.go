@@ -27,8 +27,7 @@ const adoptions = 64
 // Restore takes over what earlier metalds left: it adopts the VMMs that are alive, notes the end of those that
 // are not, finishes what was begun, and removes what belongs to no VM. Call it once, before the API serves.
 func (m *Manager) Restore(ctx context.Context) error {
-	for _, name := range []string{"vms", "run"} {
-		path := filepath.Join(m.cfg.StateDir, name)
+	for _, path := range m.rooms() {
 		if err := os.MkdirAll(path, 0o700); err != nil {
 			return err
 		}
@@ -369,6 +368,16 @@ func handles(records []store.Record) []types.Handle {
 	return all
 }
 
+// rooms are the directories that VMs' directories are in. Run directories of an earlier metald may be in the state
+// directory though this one makes them elsewhere.
+func (m *Manager) rooms() []string {
+	rooms := []string{filepath.Join(m.cfg.StateDir, "vms"), m.besideState()}
+	if m.cfg.RunDir != m.besideState() {
+		rooms = append(rooms, m.cfg.RunDir)
+	}
+	return rooms
+}
+
 // sweep removes directories that belong to no VM. It comes before anything boots, which would want one of them.
 func (m *Manager) sweep(records []store.Record) error {
 	owned := map[string]bool{}
@@ -376,10 +385,10 @@ func (m *Manager) sweep(records []store.Record) error {
 		owned[m.vmDir(rec.ID)] = true
 		if rec.Handle != nil {
 			owned[rec.Handle.RunDir] = true
+			owned[filepath.Join(m.besideState(), filepath.Base(rec.Handle.RunDir))] = true // its root, if it has one there
 		}
 	}
-	for _, parent := range []string{"vms", "run"} {
-		parent = filepath.Join(m.cfg.StateDir, parent)
+	for _, parent := range m.rooms() {
 		entries, err := os.ReadDir(parent)
 		if err != nil {
 			return err

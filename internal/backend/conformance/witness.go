@@ -36,12 +36,13 @@ func (w *witness) report(name string) string {
 		name, cmp.Or(w.vmm, "unknown"), kernel(), time.Now().UTC().Format(time.DateOnly))
 }
 
-// kernel is the host's: "Linux 6.1.0-41-amd64".
+// kernel is the host's, without what its builder calls it: "Linux 6.1.0".
 func kernel() string {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
 		return "unknown"
 	}
 	text := func(b []byte) string { return string(b[:max(bytes.IndexByte(b, 0), 0)]) }
-	return text(name.Sysname[:]) + " " + text(name.Release[:])
+	release, _, _ := strings.Cut(text(name.Release[:]), "-")
+	return text(name.Sysname[:]) + " " + release
 }

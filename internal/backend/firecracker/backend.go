@@ -97,7 +97,8 @@ func (b *Backend) vmm(ctx context.Context) (firecracker, jailer binary, err erro
 type private struct {
 	UID      uint32                        `json:"uid"`
 	GID      uint32                        `json:"gid"`
-	Jail     *jailed                       `json:"jail,omitempty"` // nil for a VMM that runs in its run directory
+	Jail     *jailed                       `json:"jail,omitempty"` // nil for a VMM without a jail
+	Root     string                        `json:"root,omitempty"` // where such a VMM runs; "" is in its run directory
 	Lent     []jail.Loan                   `json:"lent,omitempty"` // files that were given to the VM's user
 	LentTaps []tapLoan                     `json:"lentTaps,omitempty"`
 	Taps     map[string]types.NetworkUsage `json:"taps,omitempty"` // their counters when this Firecracker began, by interface

@@ -31,7 +31,10 @@ type home struct {
 // root is the directory that is the VMM's root, or that it starts in where it has no jail.
 func (h home) root() (string, error) {
 	j := h.private.Jail
-	if j == nil {
+	switch {
+	case j == nil && h.private.Root != "":
+		return h.private.Root, nil
+	case j == nil:
 		return filepath.Join(h.runDir, rootName), nil
 	}
 	l, err := jailer.LayoutOf(j.Base, "/"+j.Exec, j.ID)
@@ -60,7 +63,10 @@ func (h home) removeGroup(ctx context.Context) error {
 
 func (h home) removeJail(ctx context.Context) error {
 	if h.private.Jail == nil {
-		return nil // the root is in the run directory
+		if h.private.Root == "" {
+			return nil // it is in the run directory
+		}
+		return dir.RemoveContext(ctx, h.private.Root)
 	}
 	root, err := h.root()
 	if err != nil {

@@ -67,6 +67,8 @@ func (l *launch) plan(ctx context.Context) (err error) {
 		if err := l.planJail(); err != nil {
 			return err
 		}
+	} else {
+		l.home.private.Root = l.req.RootDir
 	}
 	if err := l.backend.kernels.check(l.req.Kernel); err != nil {
 		return err
@@ -142,8 +144,10 @@ func (l *launch) makeRoot() error {
 		if err := vmmprocess.MakeRunDir(root, l.req.UID, l.req.GID); err != nil {
 			return err
 		}
-		l.jail, err = jail.Open(root)
-		return err
+		if l.jail, err = jail.Open(root); err != nil {
+			return errors.Join(err, os.Remove(root))
+		}
+		return nil
 	}
 	if l.jail, err = jail.Make(root, jail.Owner{UID: l.req.UID, GID: l.req.GID}); err != nil {
 		return err
