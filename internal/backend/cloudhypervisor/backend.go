@@ -82,6 +82,7 @@ func (b *Backend) vmm(ctx context.Context) (executable, error) {
 
 // private is this backend's part of a handle.
 type private struct {
+	Root    string      `json:"root,omitempty"` // where the VMM runs; "" is in its run directory
 	UID     uint32      `json:"uid"`
 	GID     uint32      `json:"gid"`
 	Group   *group      `json:"group,omitempty"` // nil for a VMM without limits

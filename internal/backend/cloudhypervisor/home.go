@@ -35,7 +35,12 @@ type home struct {
 }
 
 // root is the directory that the VMM starts in, and finds its files in.
-func (h home) root() string { return filepath.Join(h.runDir, rootName) }
+func (h home) root() string {
+	if h.private.Root != "" {
+		return h.private.Root
+	}
+	return filepath.Join(h.runDir, rootName)
+}
 
 // remove removes all of it. No process of it is alive. It is repeatable; what cannot be removed holds up nothing else.
 func (h home) remove(ctx context.Context) error {
@@ -50,10 +55,15 @@ func (h home) removeGroup(ctx context.Context) error {
 }
 
 func (h home) removeRunDir(ctx context.Context) error {
+	remove := dir.RemoveContext
 	if h.private.Mounted {
-		return jail.Remove(ctx, h.runDir)
+		remove = jail.Remove
 	}
-	return dir.RemoveContext(ctx, h.runDir)
+	var apart error
+	if h.private.Root != "" {
+		apart = remove(ctx, h.private.Root)
+	}
+	return errors.Join(apart, remove(ctx, h.runDir))
 }
 
 // dial connects to the API of the VMM with this pid. Nothing is said to anybody else: the VMM could have put another

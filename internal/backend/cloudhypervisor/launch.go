@@ -67,7 +67,7 @@ func (l *launch) prove(ctx context.Context) (err error) {
 	if l.vmm, err = l.backend.vmm(ctx); err != nil {
 		return err
 	}
-	l.home.private.Version = l.vmm.Version.String()
+	l.home.private.Version, l.home.private.Root = l.vmm.Version.String(), l.req.RootDir
 	if l.backend.cfg.Jail != nil {
 		if err := l.backend.cage.Open(); err != nil {
 			return err

@@ -14,8 +14,7 @@ func landlocks() bool {
 	return errno == 0 && abi >= landlockNeeded
 }
 
-// lockdownRules are what the VMM uses beside what the VM's config names: it makes the serial socket anew where a boot is
-// tried a second time.
+// lockdownRules are what the VMM uses beside what the VM's config names: it removes its API's socket when it ends.
 func lockdownRules() []landlockRule { return []landlockRule{{Path: socketsDir, Access: "rw"}} }
 
 // limitFiles bounds how many files a process may have open. It is the start gate still.
