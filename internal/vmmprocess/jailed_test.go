@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -167,6 +168,7 @@ func TestStartsInADirectoryThatItsUserCannotReach(t *testing.T) {
 	}
 	defer passed.Close()
 	c.Files = []*os.File{passed}
+	c.MaxOpenFiles = 99
 	p, err := s.Start(t.Context(), c, accept)
 	if err != nil {
 		t.Fatal(err)
@@ -185,6 +187,9 @@ func TestStartsInADirectoryThatItsUserCannotReach(t *testing.T) {
 	}
 	if got, err := os.Readlink(procPath(pid, "fd/"+strconv.Itoa(FirstFileAtRoot))); err != nil || got != os.DevNull {
 		t.Errorf("as the file that it was given it has %q (%v)", got, err)
+	}
+	if limits, err := os.ReadFile(procPath(pid, "limits")); err != nil || !regexp.MustCompile(`Max open files +99 +99 `).Match(limits) {
+		t.Errorf("its limits are %s (%v)", limits, err)
 	}
 	if env, err := os.ReadFile(procPath(pid, "environ")); err != nil || len(env) != 0 {
 		t.Errorf("its environment is %q (%v)", env, err)

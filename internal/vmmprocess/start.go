@@ -25,6 +25,10 @@ type Command struct {
 	Stdout   string     // a FIFO as Stderr may be one, that takes stdout instead; "" for none
 	UID, GID uint32     // 0: metald's own
 
+	// MaxOpenFiles is how many files the VMM may have open; 0 is as many as metald may. The start gate sets it: for that of
+	// another process CAP_SYS_RESOURCE is needed, which not every root has.
+	MaxOpenFiles uint64
+
 	// Root is the working directory instead of Dir, by a descriptor: so the VMM's user need not be able to reach it. Files
 	// are FirstFileAtRoot and on then.
 	Root *os.File
@@ -193,6 +197,9 @@ func (c Command) argv() []string {
 	script := gateScript
 	if c.Root != nil {
 		script = gateScriptAt
+	}
+	if c.MaxOpenFiles != 0 {
+		script = fmt.Sprintf("ulimit -n %d || exit 126; ", c.MaxOpenFiles) + script
 	}
 	argv := append([]string{gateShell, "-c", script, gateName}, c.Joins...)
 	return append(append(argv, "", c.Path), c.Args...)

@@ -194,11 +194,6 @@ func (l *launch) commit(h types.Handle) error {
 	if err := l.req.Commit(h); err != nil {
 		return err
 	}
-	if j := l.backend.cfg.Jail; j != nil && j.MaxOpenFiles != 0 {
-		if err := limitFiles(h.Process.PID, j.MaxOpenFiles); err != nil {
-			return fmt.Errorf("limit the VMM's open files: %w", err)
-		}
-	}
 	return l.files.Give()
 }
 
@@ -228,7 +223,8 @@ func (l *launch) command() (c vmmprocess.Command, err error) {
 	}
 	if j := l.backend.cfg.Jail; j != nil {
 		c.NewPIDNamespace, c.NewNetNamespace = j.PIDNamespace, j.NetNamespace
-		if c.BornIn, c.Joins, err = l.group.Entrances(); err != nil {
+		c.MaxOpenFiles = j.MaxOpenFiles
+		if c.BornIn, c.Joins, err = l.group.Entrances(l.req.UID); err != nil {
 			return c, err
 		}
 	}

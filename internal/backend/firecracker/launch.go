@@ -271,7 +271,7 @@ func (l *launch) command() (vmmprocess.Command, error) {
 	if j := l.backend.cfg.Jail; j != nil {
 		c.Path, c.Becomes = l.jailer.Path, &l.becomes
 		c.NewPIDNamespace, c.NewNetNamespace = j.PIDNamespace, j.NetNamespace
-		c.BornIn, c.Joins, err = l.group.Entrances()
+		c.BornIn, c.Joins, err = l.group.Entrances(0) // the jailer begins as root
 		return c, err
 	}
 	c.UID, c.GID = l.req.UID, l.req.GID
