@@ -1,11 +1,13 @@
 package cloudhypervisor_test
 
 import (
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
 )
@@ -64,17 +66,42 @@ func TestResetBootsAnew(t *testing.T) {
 }
 
 func TestVersions(t *testing.T) {
-	exe, err := built()
-	must(t, err)
 	for version, want := range map[string]string{"52": "500", "53": "404", "54": "404"} {
-		dir := t.TempDir()
-		text, err := os.ReadFile(exe)
-		must(t, err)
-		copied := filepath.Join(dir, "ch")
-		must(t, os.WriteFile(copied, text, 0o700))
-		must(t, os.WriteFile(copied+".knobs", []byte("stub.version="+version+"\n"), 0o600))
-		if got := start(t, copied).ask(t, "GET /vm.info"); !strings.HasPrefix(got, want+" ") {
+		if got := start(t, withKnobs(t, "stub.version="+version+"\n")).ask(t, "GET /vm.info"); !strings.HasPrefix(got, want+" ") {
 			t.Errorf("version %s answers %s", version, got)
 		}
+	}
+}
+
+// withKnobs is a copy of the stand-in with lines in the file of its knobs.
+func withKnobs(t *testing.T, lines string) string {
+	t.Helper()
+	exe, err := built()
+	must(t, err)
+	text, err := os.ReadFile(exe)
+	must(t, err)
+	copied := filepath.Join(t.TempDir(), "ch")
+	must(t, os.WriteFile(copied, text, 0o700))
+	must(t, os.WriteFile(copied+".knobs", []byte(lines), 0o600))
+	return copied
+}
+
+func TestMute(t *testing.T) {
+	p := start(t, withKnobs(t, "stub.mute=PUT:/vm.pause\n"))
+	p.wants(t, "PUT /vm.delete", "204")
+	p.http.Timeout = 200 * time.Millisecond
+	for _, path := range []string{"vm.pause", "vmm.ping"} { // and nothing behind it
+		req, err := http.NewRequest("PUT", "http://x/api/v1/"+path, nil)
+		must(t, err)
+		if resp, err := p.http.Do(req); err == nil {
+			resp.Body.Close()
+			t.Errorf("%s is answered with %s", path, resp.Status)
+		}
+	}
+}
+
+func TestDie(t *testing.T) {
+	if got := again(t, withKnobs(t, "stub.die=7\n"), t.TempDir()); got.ExitCode() != 7 {
+		t.Errorf("it ends with %d", got.ExitCode())
 	}
 }

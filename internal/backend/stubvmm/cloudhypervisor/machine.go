@@ -153,5 +153,3 @@ func (m *memoryConfig) check() *fault {
 	}
 	return nil
 }
-
-func (m *machine) isRunning() bool { return m.state == running || m.state == paused }
