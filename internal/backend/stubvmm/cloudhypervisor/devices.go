@@ -181,7 +181,7 @@ func (v *vmm) removeDevice(r request) (any, *fault) {
 		}
 	}
 	if !known && v.machine == nil {
-		return nil, says("No device with id " + body.ID + " to remove").as(noDevice)
+		return nil, says(fmt.Sprintf("No device with id %q to remove", body.ID)).as(noDevice)
 	}
 	if !known {
 		return nil, says("Error from device manager", "Failed to find device corresponding to the given identifier: "+body.ID).as(noDevice)
@@ -211,16 +211,23 @@ func (v *vmm) resize(r request) (any, *fault) {
 	if v.config == nil {
 		return nil, says("VM is not created").as(noVM)
 	}
-	if v.machine != nil {
-		v.events.say("vm", "resizing", nil)
+	if v.machine == nil {
+		set(&v.config.CPUs.Boot, body.VCPUs)
+		set(&v.config.Memory.Size, (*uint64)(body.RAM))
+		return nil, nil
 	}
+	v.events.say("vm", "resizing", nil)
 	if n := body.VCPUs; n != nil && *n > v.config.CPUs.Max && v.config.CPUs.Max > v.config.CPUs.Boot {
 		return nil, says("Error from CPU manager", "Requested vCPUs exceed maximum")
 	} else if n != nil && *n > 0 && *n <= v.config.CPUs.Max {
 		v.config.CPUs.Boot = *n
 	}
-	if v.machine != nil {
-		v.events.say("vm", "resized", nil)
-	}
+	v.events.say("vm", "resized", nil)
 	return nil, nil
+}
+
+func set[T any](to, from *T) {
+	if from != nil {
+		*to = *from
+	}
 }

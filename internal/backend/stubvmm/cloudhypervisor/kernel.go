@@ -10,8 +10,8 @@ import (
 )
 
 // checkKernel looks at a kernel as the loader does: an ELF file needs the note of PVH, and everything else has to be a
-// bzImage.
-func checkKernel(path string) *fault {
+// bzImage. It has to fit into the memory.
+func checkKernel(path string, memory uint64) *fault {
 	f, err := os.Open(path)
 	if err != nil {
 		return causedBy(err, "Cannot open kernel file")
@@ -19,7 +19,7 @@ func checkKernel(path string) *fault {
 	defer f.Close()
 	magic := make([]byte, 4)
 	if _, err := f.ReadAt(magic, 0); err == nil && string(magic) == elf.ELFMAG {
-		return checkELF(f)
+		return checkELF(f, memory)
 	}
 	// The header of a bzImage is found by its magic number, HdrS.
 	const at, length = 0x1f1, 0x77
@@ -38,10 +38,15 @@ func notBootable(why string) *fault {
 		"Kernel Loader: failed to load bzImage kernel image: Kernel Loader: "+why, "Kernel Loader: "+why)
 }
 
-func checkELF(f *os.File) *fault {
+func checkELF(f *os.File, memory uint64) *fault {
 	file, err := elf.NewFile(f)
 	if err != nil {
 		return notBootable("Invalid bzImage") // what is not taken as one is tried as the other
+	}
+	for _, p := range file.Progs {
+		if p.Type == elf.PT_LOAD && p.Paddr+p.Memsz > memory {
+			return notBootable("Invalid bzImage")
+		}
 	}
 	for _, p := range file.Progs {
 		if p.Type != elf.PT_NOTE {

@@ -109,7 +109,7 @@ func (m *machine) start() *fault {
 	case p.Kernel == nil:
 		return says("the stand-in boots no firmware")
 	default:
-		if f := checkKernel(string(*p.Kernel)); f != nil {
+		if f := checkKernel(string(*p.Kernel), m.v.config.Memory.Size); f != nil {
 			return f
 		}
 	}
@@ -119,7 +119,6 @@ func (m *machine) start() *fault {
 	if err := m.knobs.parse(strings.Fields(m.cmdline)); err != nil {
 		return says(err.Error())
 	}
-	m.v.knobs.Hold = m.knobs.Hold
 	m.wishes, _ = guest.ParseOptions(m.cmdline) // a guest passes over what it does not know
 	m.state = running
 	switch {
@@ -146,7 +145,11 @@ func (m *memoryConfig) check() *fault {
 	case m.Size%page != 0:
 		return says("Memory size is misaligned with default page size or its hugepage size")
 	}
+	var fs unix.Statfs_t
+	if m.HugePages && m.HugePageSize == nil {
+		if err := unix.Statfs("/dev/hugepages", &fs); err != nil {
+			return causedBy(err, "Failed to stat filesystem")
+		}
+	}
 	return nil
 }
-
-func (m *machine) isRunning() bool { return m.state == running || m.state == paused }

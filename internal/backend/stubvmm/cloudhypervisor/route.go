@@ -36,8 +36,8 @@ func actions() map[string]action {
 		"/vm.add-net":       withBody("The network device could not be added to the VM", (*vmm).addNet),
 		"/vm.add-disk":      withBody("The disk could not be added to the VM", (*vmm).addDisk),
 		"/vm.remove-device": withBody("The device could not be removed from the VM", (*vmm).removeDevice),
-		"/vm.snapshot":      withBody("The VM could not be snapshotted", (*vmm).untaught),
-		"/vm.restore":       withBody("The VM could not be restored", (*vmm).untaught),
+		"/vm.snapshot":      withBody("The VM could not be snapshotted", (*vmm).snapshot),
+		"/vm.restore":       withBody("The VM could not be restored", (*vmm).restore),
 		"/vm.resize-disk":   withBody("The disk could not be resized", (*vmm).untaught),
 		"/vm.resize-zone":   withBody("The memory zone could not be resized", (*vmm).untaught),
 		"/vm.add-device":    withBody("The device could not be added to the VM", (*vmm).untaught),
@@ -139,6 +139,20 @@ func (v *vmm) routeShutdown(r request) (response, *fault) {
 		resp = response{Status: 200}
 	}
 	return resp, f
+}
+
+func (v *vmm) snapshot(r request) (any, *fault) {
+	if v.machine == nil {
+		return nil, notRunning()
+	}
+	return v.untaught(r)
+}
+
+func (v *vmm) restore(r request) (any, *fault) {
+	if v.config != nil {
+		return nil, says("VM is already created")
+	}
+	return v.untaught(r)
 }
 
 func (v *vmm) untaught(request) (any, *fault) {

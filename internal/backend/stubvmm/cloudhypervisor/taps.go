@@ -39,7 +39,7 @@ func attach(name string, flags uint16) (int, string, *fault) {
 	const opening = "Open tap device failed"
 	req, err := unix.NewIfreq(name)
 	if err != nil {
-		return -1, "", says(opening, "Invalid interface name")
+		return -1, "", says(opening, "Interface name too long (max length is 15): "+name)
 	}
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {

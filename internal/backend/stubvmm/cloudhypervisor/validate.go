@@ -28,7 +28,7 @@ func (c *vmConfig) validatePayload() *fault {
 	why := ""
 	switch p := c.Payload; {
 	case p == nil:
-		return invalid("No payload to boot")
+		why = "No bootitem provided: neither firmware nor kernel"
 	case p.Firmware != nil && p.Kernel != nil:
 		why = "Specifying a kernel is not supported when a firmware is provided"
 	case p.Firmware == nil && p.Kernel == nil:
