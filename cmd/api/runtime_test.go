@@ -17,23 +17,37 @@ import (
 // TestRuntimeDir moves what VMMs need while they run to another place, under a VM that began before: it is taken over,
 // its next VMM is in the new place, and in the end nothing is left in either.
 func TestRuntimeDir(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("VMMs run as users of their own, which takes root")
+	}
 	home, err := os.MkdirTemp("", "m")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(home) })
 	state, runtime, assets := filepath.Join(home, "state"), filepath.Join(home, "runtime"), harness.StubAssets(t)
+	kernel := filepath.Join(assets, "kernel") // an ELF file, of a name that is not tried under KVM first
+	if err := os.WriteFile(kernel, stubvmm.Kernel(), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for backend, env := range map[string][]string{
 		"qemu": {"UNKEY_METALD_QEMU_ACCEL=tcg", "UNKEY_METALD_QEMU_BINARY=" + stubvmm.BuildQEMU(t)},
 		"firecracker": {
-			"UNKEY_METALD_FIRECRACKER_BINARY=" + stubvmm.BuildFirecracker(t), "UNKEY_METALD_JAILER_ENABLED=false", "UNKEY_METALD_VMM_UID_BASE=0",
+			"UNKEY_METALD_FIRECRACKER_BINARY=" + stubvmm.BuildFirecracker(t), "UNKEY_METALD_JAILER_ENABLED=false",
 		},
 	} {
 		t.Run(backend, func(t *testing.T) {
 			env = append(env, "UNKEY_METALD_BACKEND="+backend)
 			o := harness.Options{StateDir: state, AssetsDir: assets, Env: env}
+			if backend == "firecracker" {
+				o.Under = harness.OpenKVM(t)
+			}
 			d := harness.Start(t, o)
-			bootOne(t, d, harness.Guest(assets, "a", ""))
+			request := harness.Guest(assets, "a", "")
+			if backend == "firecracker" {
+				request.Config.Boot.KernelPath = kernel
+			}
+			bootOne(t, d, request)
 			wantRunDirs(t, state, "a.1")
 			d.Stop(t)
 
@@ -62,7 +76,7 @@ func TestRuntimeDir(t *testing.T) {
 			wantRunDirs(t, runtime)
 			other := o
 			other.StateDir = filepath.Join(home, "other")
-			code, _, log := call(t, append([]string{"-port=0", "-state-dir=" + other.StateDir, "-runtime-dir=" + runtime}))
+			code, _, log := call(t, []string{"-port=0", "-state-dir=" + other.StateDir, "-runtime-dir=" + runtime})
 			if code == 0 || !strings.Contains(log, fmt.Sprintf("UNKEY_METALD_RUNTIME_DIR: %s is in use by another metald", runtime)) {
 				t.Errorf("a second metald in the same directory: exit code %d, %s", code, log)
 			}

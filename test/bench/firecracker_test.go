@@ -12,7 +12,6 @@ import (
 
 	pb "github.com/unkeyed/unkey/go/deploy/metald/gen/vmprovisioner/v1"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/stubvmm"
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/kvm"
 	"github.com/unkeyed/unkey/go/deploy/metald/test/harness"
 )
 
@@ -57,25 +56,15 @@ func newFirecrackerSite(b *testing.B, jailed bool, start time.Duration) firecrac
 // daemon starts a metald.
 func (s firecrackerSite) daemon(b *testing.B) *harness.Daemon {
 	b.Helper()
-	return harness.Start(b, harness.Options{AssetsDir: s.assets, Under: s.openKVM(b), Env: []string{
+	var under []string
+	if !s.jailed {
+		under = harness.OpenKVM(b)
+	}
+	return harness.Start(b, harness.Options{AssetsDir: s.assets, Under: under, Env: []string{
 		"UNKEY_METALD_BACKEND=firecracker", "UNKEY_METALD_MAX_VMS=20000", "UNKEY_METALD_LOG_LEVEL=warn",
 		"UNKEY_METALD_FIRECRACKER_BINARY=" + s.firecracker, "UNKEY_METALD_JAILER_BINARY=" + s.jailer,
 		fmt.Sprintf("UNKEY_METALD_JAILER_ENABLED=%t", s.jailed), "UNKEY_METALD_RUNTIME_DIR=" + s.runtime,
 	}})
-}
-
-// openKVM is a command that gives metald a /dev/kvm that others than root may open, which it wants to see where VMMs are
-// not jailed; nil where the host's is so. The stand-in never opens it.
-func (s firecrackerSite) openKVM(b *testing.B) []string {
-	b.Helper()
-	if s.jailed || kvm.OthersOpen() == nil {
-		return nil
-	}
-	if _, err := os.Stat("/dev/kvm"); err != nil {
-		b.Skip(err)
-	}
-	script := `mknod -m 666 "$0" c 10 232 && mount --bind "$0" /dev/kvm && exec "$@"`
-	return []string{"unshare", "--mount", "/bin/sh", "-c", script, filepath.Join(s.assets, "kvm")}
 }
 
 // floor makes the floor, after a look at how a VM of d's is.
