@@ -67,6 +67,9 @@ func (l *launch) prove(ctx context.Context) (err error) {
 	if l.vmm, err = l.backend.vmm(ctx); err != nil {
 		return err
 	}
+	if err := jailer.CheckID(jailer.IDOf(string(l.req.ID), l.req.Incarnation)); err != nil {
+		return types.Errorf(types.KindInvalid, "%w", err)
+	}
 	l.home.private.Version, l.home.private.Root = l.vmm.Version.String(), l.req.RootDir
 	if l.backend.cfg.Jail != nil {
 		if err := l.backend.cage.Open(); err != nil {

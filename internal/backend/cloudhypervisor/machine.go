@@ -227,7 +227,9 @@ func (m *machine) State(ctx context.Context) (lifecycle.State, error) {
 		return lifecycle.Shutdown, nil
 	}
 	info, err := m.api.info(ctx)
-	if errors.Is(err, errClosed) && m.diesWithin(ctx, drainTimeout) {
+	// One whose guest has powered off has no VM any more and ends at once.
+	var refusal *fault
+	if (errors.Is(err, errClosed) || errors.As(err, &refusal)) && m.diesWithin(ctx, drainTimeout) {
 		return lifecycle.Shutdown, nil
 	}
 	if err != nil {

@@ -48,9 +48,9 @@ func TestEndsOfAGuest(t *testing.T) {
 // A guest that restarts while no metald is there is not taken for the one that was booted.
 func TestARestartWhileMetaldIsAway(t *testing.T) {
 	onStubs(t, func(t *testing.T, r *rig) {
-		v := r.running("away", "metald.exit="+guest.ExitReboot)
+		v := r.boot("away", "metald.exit="+guest.ExitReboot, guest.ArgAfter+"=300ms")
 		v.Release()
-		<-time.After(time.Second) // the guest's restart is seen by nobody
+		v.awaitUnread(eventsName, 1)
 		v.adopt(r.another()).wantExit(types.ReasonGuestReset)
 	})
 }

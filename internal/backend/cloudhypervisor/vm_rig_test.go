@@ -14,6 +14,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
@@ -359,4 +361,17 @@ func pidState(pid int) string {
 func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	backendtest.Eventually(t, patience, what, holds)
+}
+
+// awaitUnread waits until so many bytes wait in a FIFO of a VMM that no metald reads.
+func (v *testVM) awaitUnread(name string, least int) {
+	v.t.Helper()
+	pipe, err := os.OpenFile(filepath.Join(v.home.runDir, name), os.O_RDWR, 0)
+	must(v.t, err)
+	defer pipe.Close()
+	eventually(v.t, fmt.Sprintf("%d bytes wait in %s", least, name), func() bool {
+		n, err := unix.IoctlGetInt(int(pipe.Fd()), unix.TIOCINQ)
+		must(v.t, err)
+		return n >= least
+	})
 }
