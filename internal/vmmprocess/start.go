@@ -29,6 +29,9 @@ type Command struct {
 	// are FirstFileAtRoot and on then.
 	Root *os.File
 
+	// MaxFiles is how many files the process may have open; 0 is as many as it inherits, and more than that is as many.
+	MaxFiles uint64
+
 	// Becomes is the file that Path executes in its own process in the end, as a jailer does with a VMM; nil is Path
 	// itself. The process is known by it.
 	Becomes *Executable
@@ -194,8 +197,21 @@ func (c Command) argv() []string {
 	if c.Root != nil {
 		script = gateScriptAt
 	}
+	if most, lower := c.fileLimit(); lower {
+		script = fmt.Sprintf("ulimit -n %d || exit 126; ", most) + script
+	}
 	argv := append([]string{gateShell, "-c", script, gateName}, c.Joins...)
 	return append(append(argv, "", c.Path), c.Args...)
+}
+
+// fileLimit is the limit of open files that the gate sets, if it does: anybody may lower their own, and to set that of
+// another user's process takes a capability that metald may lack.
+func (c Command) fileLimit() (most uint64, lower bool) {
+	var has unix.Rlimit
+	if c.MaxFiles == 0 || unix.Getrlimit(unix.RLIMIT_NOFILE, &has) == nil && has.Max < c.MaxFiles {
+		return 0, false
+	}
+	return c.MaxFiles, true
 }
 
 func (c Command) dir() string {

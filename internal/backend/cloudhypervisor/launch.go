@@ -194,9 +194,10 @@ func (l *launch) commit(h types.Handle) error {
 	if err := l.req.Commit(h); err != nil {
 		return err
 	}
-	if j := l.backend.cfg.Jail; j != nil && j.MaxOpenFiles != 0 {
-		if err := limitFiles(h.Process.PID, j.MaxOpenFiles); err != nil {
-			return fmt.Errorf("limit the VMM's open files: %w", err)
+	if l.group != nil && l.backend.cage.Version() == 1 {
+		// Into the groups of version 1 nobody is born, and the start gate is the VM's user's, who may not enter by itself.
+		if err := l.group.Add(h.Process.PID); err != nil {
+			return err
 		}
 	}
 	return l.files.Give()
@@ -228,7 +229,8 @@ func (l *launch) command() (c vmmprocess.Command, err error) {
 	}
 	if j := l.backend.cfg.Jail; j != nil {
 		c.NewPIDNamespace, c.NewNetNamespace = j.PIDNamespace, j.NetNamespace
-		if c.BornIn, c.Joins, err = l.group.Entrances(); err != nil {
+		c.MaxFiles = j.MaxOpenFiles
+		if c.BornIn, _, err = l.group.Entrances(); err != nil {
 			return c, err
 		}
 	}

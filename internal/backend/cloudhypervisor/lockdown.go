@@ -16,8 +16,3 @@ func landlocks() bool {
 
 // lockdownRules are what the VMM uses beside what the VM's config names: it removes its API's socket when it ends.
 func lockdownRules() []landlockRule { return []landlockRule{{Path: socketsDir, Access: "rw"}} }
-
-// limitFiles bounds how many files a process may have open. It is the start gate still.
-func limitFiles(pid int, most uint64) error {
-	return unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: most, Max: most}, nil)
-}

@@ -14,6 +14,7 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 )
 
@@ -48,8 +49,14 @@ func TestEndsOfAGuest(t *testing.T) {
 // A guest that restarts while no metald is there is not taken for the one that was booted.
 func TestARestartWhileMetaldIsAway(t *testing.T) {
 	onStubs(t, func(t *testing.T, r *rig) {
-		v := r.running("away", "metald.exit="+guest.ExitReboot)
+		v := r.create("away", r.spec("metald.exit="+guest.ExitReboot))
 		v.Release()
+		root, err := jail.Open(v.home.root())
+		must(t, err)
+		defer root.Close()
+		another := newClient(dial(root, v.Handle().Process.PID)) // as a metald that is killed right after the boot
+		must(t, another.boot(t.Context()))
+		another.close()
 		<-time.After(time.Second) // the guest's restart is seen by nobody
 		v.adopt(r.another()).wantExit(types.ReasonGuestReset)
 	})

@@ -31,7 +31,7 @@ func TestATapIsHandedOver(t *testing.T) {
 		spec.Networks = []types.Network{{ID: "lan", Tap: name}}
 		v := r.create("has", spec)
 		must(t, v.Boot(t.Context()))
-		err := r.refuse(t.Context(), r.request("wants", spec))
+		_, err := r.backend.Create(t.Context(), r.request("wants", spec))
 		wantKind(t, err, types.KindPrecondition, tapField, "in use")
 		eventually(t, "its traffic is counted", func() bool {
 			u, err := v.Usage(t.Context())
