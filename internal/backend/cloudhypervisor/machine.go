@@ -227,7 +227,8 @@ func (m *machine) State(ctx context.Context) (lifecycle.State, error) {
 		return lifecycle.Shutdown, nil
 	}
 	info, err := m.api.info(ctx)
-	if errors.Is(err, errClosed) && m.diesWithin(ctx, drainTimeout) {
+	var refused *fault // before it ends a Cloud Hypervisor forgets its VM
+	if (errors.Is(err, errClosed) || errors.As(err, &refused)) && m.diesWithin(ctx, drainTimeout) {
 		return lifecycle.Shutdown, nil
 	}
 	if err != nil {
