@@ -25,7 +25,8 @@ type Command struct {
 	Stdout   string     // a FIFO as Stderr may be one, that takes stdout instead; "" for none
 	UID, GID uint32     // 0: metald's own
 
-	// MaxOpenFiles is how many files the VMM may have open; 0 is as many as metald may. The start gate sets it: for that of
+	// MaxOpenFiles is how many files the VMM may have open; 0 is as many as metald may, and more than that is as many. The
+	// start gate sets it: for that of
 	// another process CAP_SYS_RESOURCE is needed, which not every root has.
 	MaxOpenFiles uint64
 
@@ -198,11 +199,16 @@ func (c Command) argv() []string {
 	if c.Root != nil {
 		script = gateScriptAt
 	}
-	if c.MaxOpenFiles != 0 {
+	if c.lowersFiles() {
 		script = fmt.Sprintf("ulimit -n %d || exit 126; ", c.MaxOpenFiles) + script
 	}
 	argv := append([]string{gateShell, "-c", script, gateName}, c.Joins...)
 	return append(append(argv, "", c.Path), c.Args...)
+}
+
+func (c Command) lowersFiles() bool {
+	var has unix.Rlimit
+	return c.MaxOpenFiles != 0 && (unix.Getrlimit(unix.RLIMIT_NOFILE, &has) != nil || has.Max >= c.MaxOpenFiles)
 }
 
 func (c Command) dir() string {
