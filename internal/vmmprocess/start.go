@@ -26,8 +26,7 @@ type Command struct {
 	UID, GID uint32     // 0: metald's own
 
 	// MaxOpenFiles is how many files the VMM may have open; 0 is as many as metald may, and more than that is as many. The
-	// start gate sets it: for that of
-	// another process CAP_SYS_RESOURCE is needed, which not every root has.
+	// start gate sets it: for that of another process CAP_SYS_RESOURCE is needed, which not every root has.
 	MaxOpenFiles uint64
 
 	// Root is the working directory instead of Dir, by a descriptor: so the VMM's user need not be able to reach it. Files
