@@ -24,7 +24,7 @@ type VMM struct {
 type vmmParts struct {
 	kernel, rootDisk string // paths
 	env              []string
-	under            func(dir string) []string // may be nil
+	under            []string // a command that metald is to be started by; may be nil
 }
 
 // VMMs lists what the tests of the whole metald run on: each backend's stand-in, and QEMU.
@@ -32,6 +32,7 @@ func VMMs() []VMM {
 	return []VMM{
 		{Name: "firecracker-jailed", Backend: "firecracker", prepare: stubFirecracker(true)},
 		{Name: "firecracker-bare", Backend: "firecracker", prepare: stubFirecracker(false)},
+		{Name: "cloudhypervisor", Backend: "cloudhypervisor", prepare: stubCloudHypervisor},
 		{Name: "qemu", Backend: "qemu", prepare: stubQEMU},
 		{Name: "real-qemu", Backend: "qemu", Real: true, prepare: realQEMU},
 	}
@@ -58,7 +59,7 @@ func NewSite(tb testing.TB, vmms ...VMM) Site {
 		}
 		s.Env = append(s.Env, p.env...)
 		if p.under != nil {
-			s.Under = p.under(s.AssetsDir)
+			s.Under = p.under
 		}
 	}
 	return s
@@ -99,19 +100,22 @@ func stubFirecracker(jailed bool) func(testing.TB, string) vmmParts {
 			return p
 		}
 		p.env = append(p.env, "UNKEY_METALD_JAILER_ENABLED=false")
-		p.under = openKVM
+		p.under = OpenKVM(tb)
 		return p
 	}
 }
 
-// openKVM is a command that gives metald a /dev/kvm that others than root may open, which it wants to see where VMMs are
-// not jailed; nil where the host's is so. The stand-in never opens it.
-func openKVM(dir string) []string {
-	if kvm.OthersOpen() == nil || os.Geteuid() != 0 {
-		return nil
+// stubCloudHypervisor is the stand-in. VMs are kept apart as Cloud Hypervisor's are by the settings of metald's VMM.
+func stubCloudHypervisor(tb testing.TB, dir string) vmmParts {
+	tb.Helper()
+	if v := kvm.Probe(); !v.Usable {
+		tb.Skipf("metald wants KVM for Cloud Hypervisor, and its stand-in is none without it: %s", v.Why)
 	}
-	script := `rm -f "$0" && mknod -m 666 "$0" c 10 232 && mount --bind "$0" /dev/kvm && exec "$@"`
-	return []string{"unshare", "--mount", "/bin/sh", "-c", script, filepath.Join(dir, "kvm")}
+	return vmmParts{
+		kernel: put(tb, dir, "cloudhypervisor-kernel", stubvmm.KernelPVH()), rootDisk: put(tb, dir, "rootfs.ext4", make([]byte, 64<<10)),
+		env:   []string{"UNKEY_METALD_CLOUD_HYPERVISOR_BINARY=" + stubvmm.BuildCloudHypervisor(tb)},
+		under: OpenKVM(tb),
+	}
 }
 
 func stubQEMU(tb testing.TB, dir string) vmmParts {

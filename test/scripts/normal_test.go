@@ -9,8 +9,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 )
 
 // unlike are the values that differ from VMM to VMM, or from run to run, and what stands for each in a transcript. A key
@@ -95,7 +93,6 @@ func (n normaliser) value(key string, v any) any {
 		for k, value := range v {
 			out[k] = n.value(k, value)
 		}
-		halted(out)
 		return out
 	case []any:
 		out := make([]any, len(v))
@@ -107,19 +104,6 @@ func (n normaliser) value(key string, v any) any {
 		return n.text(v)
 	}
 	return v
-}
-
-// halted hides one difference. A guest that powers off ends its VMM, which is an exit_code of 0, but where there is no
-// power to switch off: there metald ends the VMM of a guest that has halted, which is an exit_signal.
-func halted(info map[string]any) {
-	if info["exit_reason"] != types.ReasonGuestShutdown {
-		return
-	}
-	if info["exit_code"] == "0" || info["exit_signal"] == "9" {
-		delete(info, "exit_code")
-		delete(info, "exit_signal")
-		info["exit_code or exit_signal"] = "<of a VMM without a guest>"
-	}
 }
 
 func (n normaliser) text(s string) string {
