@@ -28,7 +28,7 @@ func capabilities() types.Capabilities {
 			types.FieldBootOptions:      {Note: "Cloud Hypervisor has one machine, and the kernel is booted without firmware"},
 			types.FieldDiskInterface:    {OK: true, Values: []string{"virtio-blk"}},
 			types.FieldDiskOptions:      {OK: true, Values: []string{"direct"}, Note: "direct is on or off: on leaves the host's page cache out"},
-			types.FieldNetwork:          {OK: true, Note: "on an existing tap device, whose MTU the guest has"},
+			types.FieldNetwork:          {OK: true, Note: "on an existing tap device; guests have its MTU with UNKEY_METALD_JAILER_NETNS=false, and 1500 otherwise"},
 			types.FieldNetworkInterface: {OK: true, Values: []string{"virtio-net"}},
 			types.FieldNetworkOptions:   {OK: true, Values: []string{"offload"}, Note: "offload is on or off: off leaves checksums and segments to the guest"},
 			types.FieldConsoleInput:     {OK: true, Values: []string{"none"}, Note: "the console is read only"},
