@@ -136,7 +136,6 @@ func readSegment(dir Dir, name string) (segment, error) {
 type tail struct {
 	header
 	group parity
-	end   int
 	size  int64
 }
 

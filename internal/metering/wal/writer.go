@@ -219,6 +219,7 @@ func (l *Log) outcome(err error) {
 func (l *Log) resize(number uint64, size int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.segments = slices.Clone(l.segments) // readers hold the other one
 	for i := range l.segments {
 		if l.segments[i].number == number {
 			l.segments[i].size = size
