@@ -126,6 +126,7 @@ var standardOnly = map[string][]string{
 	},
 	"internal/backend/firecracker/metrics": {},
 	"internal/vmmprocess/jailer":           {},
+	"internal/metering/wal":                {},
 }
 
 func TestArrows(t *testing.T) {
