@@ -21,6 +21,7 @@ type ending struct {
 	panicLine string // what it said on the console; "" if nothing
 	reset     bool   // the guest restarted, and metald then ended its VMM
 	removed   bool   // somebody took the guest away by the API, and metald then ended its VMM
+	refusal   string // what it said to a boot that it refused, for which metald then ended it; "" if it did not
 	forced    bool   // metald ended it because it was asked to
 	started   bool   // the guest ran
 }
@@ -41,6 +42,8 @@ func (e ending) exit() types.Exit {
 		x.Reason, x.Detail = types.ReasonGuestPanic, cmp.Or(e.panicLine, "the guest's kernel said so to its pvpanic device")
 	case e.reset:
 		x.Reason = types.ReasonGuestReset
+	case e.refusal != "" && x.Signal != 0:
+		x.Reason, x.Detail = types.ReasonCrashed, e.refusal
 	case x.Code == 0 && e.started && e.broke(), x.Code > 0:
 		x.Reason, x.Detail = types.ReasonCrashed, e.words
 	case x.Code == 0 && e.started:

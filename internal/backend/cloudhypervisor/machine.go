@@ -55,14 +55,15 @@ type machine struct {
 
 // status is what is known of the guest.
 type status struct {
-	begun    bool // there is a process, and who has the machine may end it
-	started  bool // the guest ran, or was just told to
-	ran      bool // it was seen to run
-	running  bool // its vCPUs run, unless they were stopped unasked
-	panicked bool // it said so to its pvpanic device
-	reset    bool // it restarted
-	removed  bool // somebody else took it away
-	forced   bool // Destroy ended the VMM
+	begun    bool   // there is a process, and who has the machine may end it
+	started  bool   // the guest ran, or was just told to
+	ran      bool   // it was seen to run
+	running  bool   // its vCPUs run, unless they were stopped unasked
+	panicked bool   // it said so to its pvpanic device
+	reset    bool   // it restarted
+	removed  bool   // somebody else took it away
+	refusal  string // what the VMM said to a boot; "" if it did not refuse
+	forced   bool   // Destroy ended the VMM
 	exit     types.Exit
 }
 
@@ -136,7 +137,7 @@ func (m *machine) settle() {
 	defer m.mu.Unlock()
 	e := ending{
 		words: words, panicked: panicked || m.panicked, panicLine: line,
-		reset: m.reset, removed: m.removed, forced: m.forced, started: m.started,
+		reset: m.reset, removed: m.removed, refusal: m.refusal, forced: m.forced, started: m.started,
 	}
 	if !panicked {
 		e.panicLine = ""
@@ -150,18 +151,20 @@ func (m *machine) settle() {
 
 func (m *machine) Handle() types.Handle { return m.handle }
 
-// Boot starts the guest the first time. After a refusal it can be tried again.
+// Boot starts the guest the first time. One that Cloud Hypervisor refuses ends it: of a disk or an interface that it could
+// not open it has forgotten the config, and would boot the guest without the next time (53.0, seen).
 func (m *machine) Boot(ctx context.Context) error {
 	m.set(func(s *status) { s.started = true }) // it may end at once
 	err := m.order(ctx, m.api.boot, lifecycle.Running)
 	if err != nil {
 		m.set(func(s *status) { s.started = s.ran || m.died() })
 	}
-	if refusal := refusedOr(err); refusal != nil {
-		_ = m.api.shutdown(ctx) // the VM may stand half built; its config stays
-		return refusal
+	refusal := refusedOr(err)
+	if refusal == nil {
+		return err
 	}
-	return err
+	m.endGuest(func(s *status) { s.refusal = "it refused to boot: " + refusal.Error() })
+	return refusal
 }
 
 // refusedOr is the refusal of a boot, for the client; nil where the boot was not refused, but perhaps not answered.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
@@ -256,5 +257,21 @@ func TestTheConsoleOverRestartsOfMetald(t *testing.T) {
 		if strings.Contains(text, "[metald:") {
 			t.Errorf("something is said to be missing:\n%s", text)
 		}
+	})
+}
+
+// Cloud Hypervisor forgets disks that it could not open, and would boot without them the next time.
+func TestARefusedBootIsNotTriedAgain(t *testing.T) {
+	onStubs(t, func(t *testing.T, r *rig) {
+		v := r.create("refused", r.spec())
+		must(t, os.Remove(filepath.Join(v.home.root(), cage.Disk(0))))
+		if err := v.Boot(t.Context()); err == nil {
+			t.Fatal("booted without its disk")
+		}
+		if x := v.wantExit(types.ReasonCrashed); !strings.Contains(x.Detail, "it refused to boot: ") {
+			t.Errorf("its end is told as %+v", x)
+		}
+		must(t, v.Destroy(t.Context()))
+		v.wantGone()
 	})
 }
