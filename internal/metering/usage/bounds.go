@@ -7,11 +7,11 @@ import (
 
 // Limits are what no honest reading exceeds. 0 is for a bound that nobody knows.
 type Limits struct {
-	CPUMilli             uint64 // CPUs that the VM and its VMM can keep busy, in thousandths
-	MemoryBytes          uint64 // most that the VMM can hold
-	DiskBytesPerSecond   uint64 // in one direction
-	NetBytesPerSecond    uint64 // in one direction
-	TickNs               uint64 // between two ticks: readings of one tick are not of one moment
+	CPUMilli           uint64 // CPUs that the VM and its VMM can keep busy, in thousandths
+	MemoryBytes        uint64 // most that the VMM can hold
+	DiskBytesPerSecond uint64 // in one direction
+	NetBytesPerSecond  uint64 // in one direction
+	TickNs             uint64 // between two ticks: readings of one tick are not of one moment
 }
 
 // MaxValue is the most that a counter can be: what databases hold, and no machine has used.

@@ -77,8 +77,7 @@ func (m *Meter) Enter(at Time, state State, place func(Span)) {
 		at = m.Totals.At // it is seen later than it was: the tick says so
 	}
 	if m.Lost > 0 {
-		m.State = state // what was before it is decided by the next tick
-		return
+		m.Unknown |= m.Last.Known() & (1<<Resident | 1<<Allocated) // as across any gap
 	}
 	main := m.advance(at, m.State)
 	for f := Field(Counters); int(f) < Fields; f++ {
@@ -120,7 +119,7 @@ func (m *Meter) since(from Time, q Quantity, n U128, main *Span, place func(Span
 	}
 	var own Span
 	own.From, own.To = from, main.To
-	own.Amount.Of[q] = n
+	own.Amount.Of[q], own.Amount.Measured = n, 1<<q
 	m.put(own, place)
 }
 
