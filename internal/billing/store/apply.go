@@ -51,7 +51,7 @@ func bound(r *row, customer string) error {
 // bindable refuses a customer while an incarnation of the VM is open for another.
 func bindable(ctx context.Context, tx *sql.Tx, vm, customer string) error {
 	var others int
-	err := tx.QueryRowContext(ctx, "SELECT count(*) FROM incarnations WHERE vm=? AND customer<>? AND phase<>?", vm, customer, Closed).Scan(&others)
+	err := tx.QueryRowContext(ctx, "SELECT count(*) FROM incarnations WHERE vm=? AND customer<>? AND phase<>?", vm, customer, PhaseClosed).Scan(&others)
 	if err == nil && others > 0 {
 		err = fmt.Errorf("VM %s: %w", vm, ErrCustomer)
 	}
@@ -115,7 +115,7 @@ func (s *Store) apply(ctx context.Context, tx *sql.Tx, r *row, b Batch, ticks ba
 	switch {
 	case b.Last < r.next:
 		return Duplicate, nil
-	case b.First != r.next || r.phase == Closed:
+	case b.First != r.next || r.phase == PhaseClosed:
 		return OutOfSequence, nil
 	}
 	var totals usage.Totals
@@ -192,12 +192,12 @@ func sane(t usage.Time) bool {
 
 // close closes an incarnation that has ended, if every tick has come.
 func (r *row) close() {
-	if r.phase != Closing || r.final == nil || r.next <= r.finalSeq {
+	if r.phase != PhaseClosing || r.final == nil || r.next <= r.finalSeq {
 		return
 	}
 	r.meter.Close(r.final.Join(r.totals), r.place)
 	r.totals = r.totals.Join(r.meter.Totals)
-	r.phase = Closed
+	r.phase = PhaseClosed
 }
 
 // Announce takes what incarnations used so far, ahead of their ticks. Those that were never opened are passed over.
@@ -208,7 +208,7 @@ func (s *Store) Announce(ctx context.Context, list map[usage.Incarnation]usage.T
 			if err != nil {
 				return err
 			}
-			if r == nil || r.phase == Closed {
+			if r == nil || r.phase == PhaseClosed {
 				continue
 			}
 			totals, found := believable(r.meter, totals)
@@ -236,11 +236,11 @@ func (s *Store) End(ctx context.Context, inc usage.Incarnation, final usage.Tota
 			return err
 		case r == nil:
 			return ErrUnknown
-		case r.phase != Open:
+		case r.phase != PhaseOpen:
 			return nil
 		}
 		final, found := believable(r.meter, final)
-		r.phase, r.final, r.finalSeq, r.reason = Closing, &final, lastSeq, reason
+		r.phase, r.final, r.finalSeq, r.reason = PhaseClosing, &final, lastSeq, reason
 		r.totals = r.totals.Join(final)
 		r.close()
 		if err := r.quarantine(ctx, tx, found); err != nil {
@@ -262,7 +262,7 @@ func (s *Store) Gap(ctx context.Context, inc usage.Incarnation, first, last uint
 			return ErrUnknown
 		}
 		next = r.next
-		if first > r.next || last < r.next || r.phase == Closed {
+		if first > r.next || last < r.next || r.phase == PhaseClosed {
 			return nil
 		}
 		if _, err := tx.ExecContext(ctx, "INSERT INTO gaps(incarnation, first, last) VALUES(?,?,?)", r.id, int64(r.next), int64(last)); err != nil {

@@ -16,9 +16,9 @@ type Phase int
 
 // Phases.
 const (
-	Open    Phase = iota
-	Closing       // it has ended, and ticks are still to come
-	Closed
+	PhaseOpen    Phase = iota
+	PhaseClosing // it has ended, and ticks are still to come
+	PhaseClosed
 )
 
 // Errors of changes that are refused.

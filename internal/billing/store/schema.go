@@ -159,3 +159,8 @@ func amountDest() ([]any, func() usage.Amount) {
 
 // marks is n question marks.
 func marks(n int) string { return strings.TrimSuffix(strings.Repeat("?,", n), ",") }
+
+// amountsOf is amountColumns of a table.
+func amountsOf(table string) string {
+	return table + "." + strings.ReplaceAll(amountColumns, ", ", ", "+table+".")
+}
