@@ -17,7 +17,7 @@ type Phase int
 // Phases.
 const (
 	PhaseOpen    Phase = iota
-	PhaseClosing // it has ended, and ticks are still to come
+	PhaseClosing       // it has ended, and ticks are still to come
 	PhaseClosed
 )
 
