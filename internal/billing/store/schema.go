@@ -164,3 +164,18 @@ func marks(n int) string { return strings.TrimSuffix(strings.Repeat("?,", n), ",
 func amountsOf(table string) string {
 	return table + "." + strings.ReplaceAll(amountColumns, ", ", ", "+table+".")
 }
+
+// Reader is a ledger that is only read, beside the billaged that writes it.
+type Reader struct{ Store }
+
+// OpenForReading opens the database at path, which exists, to read it.
+func OpenForReading(path string) (*Reader, error) {
+	db, err := sql.Open("sqlite", "file:"+path+"?mode=ro&_pragma=busy_timeout(5000)")
+	if err != nil {
+		return nil, err
+	}
+	return &Reader{Store{read: db}}, nil
+}
+
+// Close closes it.
+func (r *Reader) Close() error { return r.read.Close() }
