@@ -53,7 +53,7 @@ func (p program) fieldsOf(t reflect.Type, choices Choices) []Field {
 }
 
 // EnvName is the rule between flags and the environment: state-dir is UNKEY_METALD_STATE_DIR.
-func EnvName(flag string) string { return metald().env(flag) }
+func EnvName(flag string) string { return program{prefix: Prefix}.env(flag) }
 
 func expand(oneof string, choices Choices) []string {
 	if oneof == "" {
