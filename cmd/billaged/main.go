@@ -34,6 +34,7 @@ func main() {
 func run(ctx context.Context, args, environ []string, out, log io.Writer) int {
 	flags := flag.NewFlagSet("billaged", flag.ContinueOnError)
 	format := flags.String("export", "", "write the ledger's rows as csv or jsonl, and their SHA-256 to stderr")
+	audit := flags.Bool("audit", false, "make the ledger anew of the raw batches beside it, and compare")
 	from := flags.String("from", "", "with -export: first hour, such as 2026-11-24T00:00:00Z")
 	to := flags.String("to", "", "with -export: first hour that is no more meant")
 	cfg, err := config.LoadBillaged(flags, args, environ)
@@ -47,9 +48,12 @@ func run(ctx context.Context, args, environ []string, out, log io.Writer) int {
 		fmt.Fprintf(log, "billaged: these settings cannot be used:\n%v\n", err)
 		return exitUsage
 	}
-	if *format != "" {
+	switch {
+	case *audit:
+		err = service.Audit(ctx, cfg.StateDir, "", out)
+	case *format != "":
 		err = service.Export(ctx, cfg.StateDir, *format, begin, end, out, log)
-	} else {
+	default:
 		err = service.Run(ctx, cfg, service.NewLog(log, cfg))
 	}
 	if err != nil {
@@ -75,6 +79,7 @@ func help(w io.Writer) {
 
 usage: billaged [flags]                                  run until SIGINT or SIGTERM
        billaged -export csv|jsonl [-from HOUR] [-to HOUR]  write the ledger
+       billaged -audit                                     compare the ledger with its raw batches
        billaged -help
 
 Settings. Each has a flag and an environment variable; the flag wins.

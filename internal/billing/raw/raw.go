@@ -35,6 +35,7 @@ func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 type Log struct {
 	dir   string
 	limit int64 // bytes of a segment before it is sealed
+	last  []byte
 
 	mu   sync.Mutex
 	file *os.File
@@ -44,7 +45,7 @@ type Log struct {
 }
 
 // Open opens the log in dir, which it makes where it is missing. A frame that was torn off the open segment by a crash
-// is cut: it was never acknowledged.
+// is set aside: it was never acknowledged.
 func Open(dir string, limit int64) (*Log, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -54,10 +55,18 @@ func Open(dir string, limit int64) (*Log, error) {
 		return nil, err
 	}
 	l := &Log{dir: dir, limit: limit, next: len(names)}
-	return l, l.open()
+	keep := func(content []byte) error { l.last = content; return nil }
+	if len(names) > 0 {
+		content, err := unseal(dir, names[len(names)-1])
+		if err != nil {
+			return nil, err
+		}
+		frames(content, &keep)
+	}
+	return l, l.open(&keep)
 }
 
-func (l *Log) open() error {
+func (l *Log) open(keep *func([]byte) error) error {
 	path := filepath.Join(l.dir, openName)
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -65,7 +74,11 @@ func (l *Log) open() error {
 	}
 	content, err := io.ReadAll(file)
 	if err == nil {
-		l.size = int64(len(content) - len(frames(content, nil)))
+		rest := frames(content, keep)
+		l.size = int64(len(content) - len(rest))
+		err = l.setAside(rest)
+	}
+	if err == nil {
 		err = errors.Join(file.Truncate(l.size), syncDir(l.dir))
 	}
 	if err == nil {
@@ -78,20 +91,32 @@ func (l *Log) open() error {
 	return nil
 }
 
-// Append keeps content for good: it is on the disk when Append returns nil. After an error of the disk every Append
-// fails: what a second sync says is not to be believed.
+// setAside keeps what is no frame at the end of the open segment, for people: most likely it was torn off by a crash, and
+// if the disk did it, what follows may be evidence.
+func (l *Log) setAside(rest []byte) error {
+	if len(bytes.Trim(rest, "\x00")) == 0 {
+		return nil
+	}
+	return writeSynced(filepath.Join(l.dir, fmt.Sprintf("torn-%010d-%d.bin", l.next, l.size)), rest)
+}
+
+// Append keeps content for good: it is on the disk when Append returns nil. After a sync that did not succeed every
+// Append fails: what a second one says is not to be believed.
 func (l *Log) Append(content []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil {
 		return l.err
 	}
+	if len(content) == 0 || len(content) > maxFrame {
+		return fmt.Errorf("a raw record of %d bytes; at least 1 and at most %d may be", len(content), maxFrame)
+	}
 	frame := binary.LittleEndian.AppendUint32(nil, uint32(len(content)))
 	frame = binary.LittleEndian.AppendUint32(frame, crc32.Checksum(content, castagnoli()))
-	_, err := l.file.Write(append(frame, content...))
-	if err == nil {
-		err = l.file.Sync()
+	if _, err := l.file.Write(append(frame, content...)); err != nil {
+		return l.undo(err)
 	}
+	err := l.file.Sync()
 	if err == nil {
 		l.size += int64(header + len(content))
 		if l.size >= l.limit {
@@ -99,10 +124,25 @@ func (l *Log) Append(content []byte) error {
 		}
 	}
 	if err != nil {
-		l.err = fmt.Errorf("keep raw batches in %s: %w", l.dir, err)
+		l.err = l.wrap(err)
 	}
 	return l.err
 }
+
+// undo takes back what was written of a frame, on a disk that is full. Nothing was synced, so the file can go on.
+func (l *Log) undo(err error) error {
+	_, seekErr := l.file.Seek(l.size, io.SeekStart)
+	if undo := errors.Join(l.file.Truncate(l.size), seekErr); undo != nil {
+		l.err = l.wrap(errors.Join(err, undo))
+	}
+	return l.wrap(err)
+}
+
+func (l *Log) wrap(err error) error { return fmt.Errorf("keep raw batches in %s: %w", l.dir, err) }
+
+// Last is the last record that an earlier process kept; nil if there is none. Whether more than that came of it is not
+// known.
+func (l *Log) Last() []byte { return l.last }
 
 // seal compresses the open segment. A crash in between leaves it open, or sealed and open: then it is read twice,
 // which changes nothing.
@@ -183,18 +223,18 @@ func unseal(dir, name string) ([]byte, error) {
 	return dec.DecodeAll(packed, nil)
 }
 
-// frames calls f, if there is one, for each whole frame, and returns what follows the last.
+// frames calls f for each whole frame, and returns what follows the last.
 func frames(content []byte, f *func([]byte) error) []byte {
 	for len(content) >= header {
 		n := int(binary.LittleEndian.Uint32(content))
-		if n > maxFrame || len(content) < header+n {
+		if n == 0 || n > maxFrame || len(content) < header+n { // a file that ends in zeros ends there
 			break
 		}
 		body := content[header : header+n]
 		if crc32.Checksum(body, castagnoli()) != binary.LittleEndian.Uint32(content[4:]) {
 			break
 		}
-		if f != nil && (*f)(body) != nil {
+		if (*f)(body) != nil {
 			break
 		}
 		content = content[header+n:]

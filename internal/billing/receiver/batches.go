@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"connectrpc.com/connect"
-	"google.golang.org/protobuf/proto"
 
 	pb "github.com/unkeyed/unkey/go/deploy/metald/gen/billing/v1"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/billing/store"
@@ -18,7 +17,7 @@ type service struct{ cfg Config }
 // SendMetricsBatch applies a batch.
 func (s *service) SendMetricsBatch(ctx context.Context, req *connect.Request[pb.SendMetricsBatchRequest]) (*connect.Response[pb.SendMetricsBatchResponse], error) {
 	m := req.Msg
-	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	raw, err := record(kindBatch, m)
 	if err != nil {
 		return nil, err
 	}
@@ -88,12 +87,16 @@ func (s *service) legacyBatch(ctx context.Context, m *pb.SendMetricsBatchRequest
 
 // NotifyVmStarted opens an incarnation.
 func (s *service) NotifyVmStarted(ctx context.Context, req *connect.Request[pb.NotifyVmStartedRequest]) (*connect.Response[pb.NotifyVmStartedResponse], error) {
-	var err error
+	raw, err := record(kindStarted, req.Msg)
+	if err != nil {
+		return nil, err
+	}
 	if req.Msg.GetIncarnation() == nil {
 		err = s.cfg.Store.BeginLegacy(ctx, req.Msg.GetVmId(), req.Msg.GetCustomerId())
 	} else if start := startFromProto(req.Msg); start.Incarnation.VM != req.Msg.GetVmId() {
 		err = fmt.Errorf("%w: vm_id is not that of the incarnation", store.ErrInvalid)
 	} else {
+		start.Raw = raw
 		err = s.cfg.Store.Begin(ctx, start)
 	}
 	if err != nil {
@@ -106,8 +109,17 @@ func (s *service) NotifyVmStarted(ctx context.Context, req *connect.Request[pb.N
 // points, and a VM may start again.
 func (s *service) NotifyVmStopped(ctx context.Context, req *connect.Request[pb.NotifyVmStoppedRequest]) (*connect.Response[pb.NotifyVmStoppedResponse], error) {
 	if m := req.Msg; m.GetIncarnation() != nil {
-		err := s.cfg.Store.End(ctx, incarnationFromProto(m.GetIncarnation()), totalsFromProto(m.GetFinalTotals()), m.GetFinalSeq(), m.GetReason())
-		if err != nil {
+		end := store.End{
+			Incarnation: incarnationFromProto(m.GetIncarnation()),
+			Final:       totalsFromProto(m.GetFinalTotals()),
+			LastSeq:     m.GetFinalSeq(),
+			Reason:      m.GetReason(),
+		}
+		var err error
+		if end.Raw, err = record(kindStopped, m); err != nil {
+			return nil, err
+		}
+		if err := s.cfg.Store.End(ctx, end); err != nil {
 			return nil, err
 		}
 	}
@@ -117,7 +129,11 @@ func (s *service) NotifyVmStopped(ctx context.Context, req *connect.Request[pb.N
 // NotifyPossibleGap notes lost ticks. From a client that knows none it changes nothing: its gaps show in its points.
 func (s *service) NotifyPossibleGap(ctx context.Context, req *connect.Request[pb.NotifyPossibleGapRequest]) (*connect.Response[pb.NotifyPossibleGapResponse], error) {
 	if m := req.Msg; m.GetIncarnation() != nil {
-		next, err := s.cfg.Store.Gap(ctx, incarnationFromProto(m.GetIncarnation()), m.GetFirstMissingSeq(), m.GetLastMissingSeq())
+		raw, err := record(kindGap, m)
+		if err != nil {
+			return nil, err
+		}
+		next, err := s.cfg.Store.Miss(ctx, store.Gap{Incarnation: incarnationFromProto(m.GetIncarnation()), First: m.GetFirstMissingSeq(), Last: m.GetLastMissingSeq(), Raw: raw})
 		if err != nil {
 			return nil, err
 		}

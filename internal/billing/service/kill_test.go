@@ -208,6 +208,10 @@ func TestKilledAtRandomMoments(t *testing.T) {
 	if after := exported(t, dir); after != before {
 		t.Error("a replay of the whole history changed the ledger")
 	}
+	var said strings.Builder
+	if err := service.Audit(t.Context(), dir, t.TempDir(), &said); err != nil {
+		t.Errorf("audit: %v\n%s", err, &said)
+	}
 	sessions, err := b.client.GetActiveBillingSessions(t.Context(), connect.NewRequest(&pb.GetActiveBillingSessionsRequest{InstanceId: "h"}))
 	if err != nil || len(sessions.Msg.GetSessions()) != 0 {
 		t.Errorf("%d sessions are open, %v", len(sessions.Msg.GetSessions()), err)

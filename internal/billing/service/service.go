@@ -40,6 +40,11 @@ func Run(ctx context.Context, cfg config.Billaged, log *slog.Logger) (err error)
 		return err
 	}
 	defer func() { err = errors.Join(err, ledger.Close()) }()
+	if last := ledger.LastRaw(); last != nil {
+		if err := receiver.Replay(ctx, ledger, last); err != nil {
+			return fmt.Errorf("the last raw batch of an earlier billaged: %w", err)
+		}
+	}
 	handler, err := receiver.New(receiver.Config{Store: ledger, Key: key, Unreachable: cfg.UnreachableAfter, Log: log})
 	if err != nil {
 		return err

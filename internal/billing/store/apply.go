@@ -19,10 +19,12 @@ type Start struct {
 	State       usage.State
 	Baseline    usage.Reading
 	Limits      usage.Limits
+	Raw         []byte // the message as it came
 }
 
 // Begin opens an incarnation; one that is open already stays as it is.
 func (s *Store) Begin(ctx context.Context, start Start) error {
+	ctx = context.WithoutCancel(ctx) // what is kept raw is done to its end
 	return s.change(ctx, func(tx *sql.Tx) error {
 		r, err := find(ctx, tx, start.Incarnation)
 		if err != nil {
@@ -32,6 +34,9 @@ func (s *Store) Begin(ctx context.Context, start Start) error {
 			return bound(r, start.Customer)
 		}
 		if err := bindable(ctx, tx, start.Incarnation.VM, start.Customer); err != nil {
+			return err
+		}
+		if err := s.raw.Append(start.Raw); err != nil {
 			return err
 		}
 		r = &row{inc: start.Incarnation, customer: start.Customer}
@@ -92,6 +97,7 @@ func (s *Store) Apply(ctx context.Context, b Batch) (outcome Outcome, next uint6
 	if err != nil {
 		return 0, 0, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
+	ctx = context.WithoutCancel(ctx) // what is kept raw is done to its end
 	err = s.change(ctx, func(tx *sql.Tx) error {
 		r, err := find(ctx, tx, b.Incarnation)
 		if err != nil {
@@ -202,6 +208,7 @@ func (r *row) close() {
 
 // Announce takes what incarnations used so far, ahead of their ticks. Those that were never opened are passed over.
 func (s *Store) Announce(ctx context.Context, list map[usage.Incarnation]usage.Totals) error {
+	ctx = context.WithoutCancel(ctx) // what is kept raw is done to its end
 	return s.change(ctx, func(tx *sql.Tx) error {
 		for inc, totals := range list {
 			r, err := find(ctx, tx, inc)
@@ -227,10 +234,20 @@ func (s *Store) Announce(ctx context.Context, list map[usage.Incarnation]usage.T
 	})
 }
 
-// End says how an incarnation ended. It is closed once its last tick has come.
-func (s *Store) End(ctx context.Context, inc usage.Incarnation, final usage.Totals, lastSeq uint64, reason string) error {
+// End is how an incarnation ended.
+type End struct {
+	Incarnation usage.Incarnation
+	Final       usage.Totals
+	LastSeq     uint64
+	Reason      string
+	Raw         []byte // the message as it came
+}
+
+// End ends an incarnation. It is closed once its last tick has come.
+func (s *Store) End(ctx context.Context, end End) error {
+	ctx = context.WithoutCancel(ctx) // what is kept raw is done to its end
 	return s.change(ctx, func(tx *sql.Tx) error {
-		r, err := find(ctx, tx, inc)
+		r, err := find(ctx, tx, end.Incarnation)
 		switch {
 		case err != nil:
 			return err
@@ -239,8 +256,11 @@ func (s *Store) End(ctx context.Context, inc usage.Incarnation, final usage.Tota
 		case r.phase != PhaseOpen:
 			return nil
 		}
-		final, found := believable(r.meter, final)
-		r.phase, r.final, r.finalSeq, r.reason = PhaseClosing, &final, lastSeq, reason
+		if err := s.raw.Append(end.Raw); err != nil {
+			return err
+		}
+		final, found := believable(r.meter, end.Final)
+		r.phase, r.final, r.finalSeq, r.reason = PhaseClosing, &final, end.LastSeq, end.Reason
 		r.totals = r.totals.Join(final)
 		r.close()
 		if err := r.quarantine(ctx, tx, found); err != nil {
@@ -250,11 +270,21 @@ func (s *Store) End(ctx context.Context, inc usage.Incarnation, final usage.Tota
 	})
 }
 
-// Gap notes that the ticks [first, last] are lost, of which those that have come are not. It returns the tick that is
-// expected next; where that is before first, nothing was noted.
-func (s *Store) Gap(ctx context.Context, inc usage.Incarnation, first, last uint64) (next uint64, err error) {
+// Gap is ticks that are lost, of which those that have come are not.
+type Gap struct {
+	Incarnation usage.Incarnation
+	First, Last uint64
+	Raw         []byte // the message as it came
+}
+
+// Miss notes a gap. It returns the tick that is expected next; where that is before the gap, nothing was noted.
+func (s *Store) Miss(ctx context.Context, gap Gap) (next uint64, err error) {
+	if gap.Last >= maxTime {
+		return 0, fmt.Errorf("%w: tick %d", ErrInvalid, gap.Last)
+	}
+	ctx = context.WithoutCancel(ctx) // what is kept raw is done to its end
 	err = s.change(ctx, func(tx *sql.Tx) error {
-		r, err := find(ctx, tx, inc)
+		r, err := find(ctx, tx, gap.Incarnation)
 		if err != nil {
 			return err
 		}
@@ -262,14 +292,17 @@ func (s *Store) Gap(ctx context.Context, inc usage.Incarnation, first, last uint
 			return ErrUnknown
 		}
 		next = r.next
-		if first > r.next || last < r.next || r.phase == PhaseClosed {
+		if gap.First > r.next || gap.Last < r.next || r.phase == PhaseClosed {
 			return nil
 		}
-		if _, err := tx.ExecContext(ctx, "INSERT INTO gaps(incarnation, first, last) VALUES(?,?,?)", r.id, int64(r.next), int64(last)); err != nil {
+		if err := s.raw.Append(gap.Raw); err != nil {
 			return err
 		}
-		r.meter.Skip(last + 1)
-		r.next, next = last+1, last+1
+		if _, err := tx.ExecContext(ctx, "INSERT INTO gaps(incarnation, first, last) VALUES(?,?,?)", r.id, int64(r.next), int64(gap.Last)); err != nil {
+			return err
+		}
+		r.meter.Skip(gap.Last + 1)
+		r.next, next = gap.Last+1, gap.Last+1
 		r.close()
 		return r.save(ctx, tx)
 	})

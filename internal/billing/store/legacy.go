@@ -18,6 +18,7 @@ func (s *Store) Points(ctx context.Context, vm, customer string, points []usage.
 			return fmt.Errorf("%w: a timestamp of %d ns since 1970", ErrInvalid, p.Wall)
 		}
 	}
+	ctx = context.WithoutCancel(ctx) // what is kept raw is done to its end
 	return s.change(ctx, func(tx *sql.Tx) error {
 		r, err := s.legacyRow(ctx, tx, vm, customer)
 		if err != nil {
@@ -44,6 +45,7 @@ func (s *Store) Points(ctx context.Context, vm, customer string, points []usage.
 
 // BeginLegacy binds a VM to a customer for a client that knows no incarnations. It may come late and often.
 func (s *Store) BeginLegacy(ctx context.Context, vm, customer string) error {
+	ctx = context.WithoutCancel(ctx) // what is kept raw is done to its end
 	return s.change(ctx, func(tx *sql.Tx) error {
 		_, err := s.legacyRow(ctx, tx, vm, customer)
 		return err

@@ -95,6 +95,10 @@ func Open(ctx context.Context, dir string) (*Store, error) {
 	return s, nil
 }
 
+// LastRaw is the last raw record that an earlier process kept; nil if there is none. It may have ended before the record
+// came into the ledger, so whoever opens a ledger gives it that record again.
+func (s *Store) LastRaw() []byte { return s.raw.Last() }
+
 // Close closes the ledger.
 func (s *Store) Close() error { return errors.Join(s.read.Close(), s.write.Close(), s.raw.Close()) }
 

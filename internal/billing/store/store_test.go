@@ -56,6 +56,7 @@ func newSender(t testing.TB, vm string, n int) *sender {
 		Incarnation: usage.Incarnation{Host: "h", VM: vm, Epoch: 7, Boot: "b", StartTicks: 42},
 		Customer:    "c", At: usage.Time{Mono: tick, Wall: wall0}, State: usage.Running,
 		Baseline: base.With(usage.CPU, 1000*second), Limits: usage.Limits{CPUMilli: 1000, MemoryBytes: 1 << 30, TickNs: tick},
+		Raw: []byte("start"),
 	}}
 	m := usage.NewMeter(s.start.At, usage.Running, s.start.Baseline, s.start.Limits)
 	var chain batch.Hash
@@ -95,7 +96,7 @@ func apply(t testing.TB, to *Store, b Batch, want Outcome) uint64 {
 
 func (s *sender) end(t testing.TB, to *Store) {
 	t.Helper()
-	if err := to.End(context.Background(), s.start.Incarnation, s.totals, s.totals.Next-1, "guest-shutdown"); err != nil {
+	if err := to.End(context.Background(), End{Incarnation: s.start.Incarnation, Final: s.totals, LastSeq: s.totals.Next - 1, Reason: "guest-shutdown", Raw: []byte("end")}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -247,11 +248,11 @@ func TestLostTicksCostNoMoney(t *testing.T) {
 	v.begin(t, s)
 	apply(t, s, v.batches[0], Applied)
 	for range 2 { // listed once
-		if next, err := s.Gap(ctx, v.start.Incarnation, 600, 1199); err != nil || next != 1200 {
+		if next, err := s.Miss(ctx, Gap{Incarnation: v.start.Incarnation, First: 600, Last: 1199, Raw: []byte{'g'}}); err != nil || next != 1200 {
 			t.Fatalf("next %d, %v", next, err)
 		}
 	}
-	if next, err := s.Gap(ctx, v.start.Incarnation, 5000, 6000); err != nil || next != 1200 {
+	if next, err := s.Miss(ctx, Gap{Incarnation: v.start.Incarnation, First: 5000, Last: 6000}); err != nil || next != 1200 {
 		t.Errorf("a gap beyond what is expected: next %d, %v", next, err)
 	}
 	last := v.batches[2]
@@ -339,7 +340,7 @@ func TestLegacyIsMarkedAndExact(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Points(ctx, "old", "other", minute(2), nil); !errors.Is(err, ErrCustomer) {
+	if err := s.Points(ctx, "old", "other", minute(2), []byte("raw")); !errors.Is(err, ErrCustomer) {
 		t.Errorf("another customer: %v", err)
 	}
 	total, hours := used(t, s, Query{VM: "old"}), used(t, s, byHours("old"))
@@ -358,7 +359,7 @@ func TestRawBatchesAreKept(t *testing.T) {
 	apply(t, s, v.batches[0], Applied)
 	apply(t, s, v.batches[1], Applied)
 	n := 0
-	if err := raw.Read(filepath.Join(dir, "raw"), func([]byte) error { n++; return nil }); err != nil || n != 2 {
-		t.Errorf("%d batches, %v", n, err)
+	if err := raw.Read(filepath.Join(dir, "raw"), func([]byte) error { n++; return nil }); err != nil || n != 3 {
+		t.Errorf("%d messages, %v; want the start and two batches", n, err)
 	}
 }
