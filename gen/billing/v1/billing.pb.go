@@ -5,8 +5,8 @@
 // source: billing/v1/billing.proto
 
 // What metald tells the billing service of what VMs used, and what both answer when they are asked. Fields below 10
-// of the first five RPCs were published before and keep their numbers, names and meaning for good; a client that sends
-// nothing else is still served. There is no floating point here, and no number that was not measured.
+// of the first five RPCs were published before and keep their numbers, names and meaning for good, which `buf breaking`
+// checks against published.binpb; a client that sends nothing else is still served. There is no floating point here, and no number that was not measured.
 
 package billingv1
 
