@@ -24,6 +24,9 @@ type Start struct {
 
 // Begin opens an incarnation; one that is open already stays as it is.
 func (s *Store) Begin(ctx context.Context, start Start) error {
+	if !sane(start.At) {
+		return fmt.Errorf("%w: a baseline has the time %+v", ErrInvalid, start.At)
+	}
 	ctx = context.WithoutCancel(ctx) // what is kept raw is done to its end
 	return s.change(ctx, func(tx *sql.Tx) error {
 		r, err := find(ctx, tx, start.Incarnation)
@@ -141,7 +144,9 @@ func (s *Store) apply(ctx context.Context, tx *sql.Tx, r *row, b Batch, ticks ba
 	if b.Totals != nil {
 		totals, findings := believable(r.meter, totals)
 		found = append(found, findings...)
-		r.meter.Settle(totals, from, r.place)
+		if findings == nil {
+			found = append(found, r.meter.Settle(totals, from, r.place)...)
+		}
 		r.totals = r.totals.Join(totals)
 	}
 	r.totals = r.totals.Join(r.meter.Totals)
@@ -173,6 +178,9 @@ const maxTime = 1 << 62
 func inOrder(b Batch, ticks batch.Ticks) error {
 	if b.Last == 1<<64-1 || b.Last-b.First >= 1<<40 {
 		return fmt.Errorf("ticks %d to %d", b.First, b.Last)
+	}
+	if b.Totals != nil && !sane(b.Totals.At) {
+		return fmt.Errorf("totals have the time %+v", b.Totals.At)
 	}
 	next := b.First
 	for _, t := range ticks.Samples {
@@ -208,6 +216,11 @@ func (r *row) close() {
 
 // Announce takes what incarnations used so far, ahead of their ticks. Those that were never opened are passed over.
 func (s *Store) Announce(ctx context.Context, list map[usage.Incarnation]usage.Totals) error {
+	for inc, totals := range list {
+		if !sane(totals.At) {
+			return fmt.Errorf("%w: totals of VM %s have the time %+v", ErrInvalid, inc.VM, totals.At)
+		}
+	}
 	ctx = context.WithoutCancel(ctx) // what is kept raw is done to its end
 	return s.change(ctx, func(tx *sql.Tx) error {
 		for inc, totals := range list {
@@ -245,6 +258,9 @@ type End struct {
 
 // End ends an incarnation. It is closed once its last tick has come.
 func (s *Store) End(ctx context.Context, end End) error {
+	if !sane(end.Final.At) {
+		return fmt.Errorf("%w: final totals have the time %+v", ErrInvalid, end.Final.At)
+	}
 	ctx = context.WithoutCancel(ctx) // what is kept raw is done to its end
 	return s.change(ctx, func(tx *sql.Tx) error {
 		r, err := find(ctx, tx, end.Incarnation)

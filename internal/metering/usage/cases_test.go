@@ -198,3 +198,22 @@ func TestAMeterCanBeKept(t *testing.T) {
 		t.Errorf("%v: kept %+v, read %+v", err, m, got)
 	}
 }
+
+func TestTotalsThatContradictTheirTicks(t *testing.T) {
+	m := NewMeter(start, Running, zeroBaseline(), Limits{})
+	m.Add(Sample{Seq: 0, At: after(tick), State: Running, Reading: zeroBaseline().With(CPU, 9).With(Resident, 4)}, nil, nil)
+	m.Add(Sample{Seq: 5, At: after(2 * tick), State: Running, Reading: zeroBaseline().With(CPU, 9).With(Resident, 4)}, nil, nil)
+	said, l := m.Totals, newLedger()
+	said.Of[CPU] = Of64(8)
+	said.Of[Resident] = said.Of[Resident].Plus(Of64(100)) // seen in the ticks that did not come
+	found := m.Settle(said, after(tick), l.place)
+	if len(found) != 1 || found[0].Kind != Short || found[0].Quantity != Quantity(CPU) {
+		t.Errorf("found %v", found)
+	}
+	if m.Totals.Of[CPU] != Of64(9) || m.Totals.Of[Resident] != said.Of[Resident] || l.total().Of[Resident] != Of64(100) {
+		t.Errorf("totals are %v, placed %v", m.Totals.Of, l.total().Of)
+	}
+	if older := m.Totals; m.Settle(Totals{At: older.At}, after(0), nil) != nil || m.Totals != older {
+		t.Error("totals of another tick settle nothing")
+	}
+}

@@ -28,9 +28,16 @@ func (m *Meter) most(q Quantity, ns, ticks uint64) U128 {
 
 // Settle takes totals of the moment at which the meter is, from who saw every tick of it: memory over time is theirs
 // where it is more, because the meter saw fewer ticks and held the lower value between them. Counters need no settling.
-func (m *Meter) Settle(t Totals, from Time, place func(Span)) {
+// What is measured and less than the ticks sum up to is found short: ticks and totals contradict each other.
+func (m *Meter) Settle(t Totals, from Time, place func(Span)) []Finding {
 	if t.Next != m.Totals.Next || t.At != m.Totals.At {
-		return
+		return nil
+	}
+	var found []Finding
+	for q := range Quantity(Fields) {
+		if sum := m.Totals.Of[q]; t.Measured.Has(Field(q)) && t.Of[q].Less(sum) {
+			found = append(found, Finding{Kind: Short, Quantity: q, Seq: t.Next, At: t.At, Was: sum, Got: t.Of[q]})
+		}
 	}
 	rest := Span{From: from, To: t.At}
 	for f := Field(Counters); int(f) < Fields; f++ {
@@ -40,6 +47,7 @@ func (m *Meter) Settle(t Totals, from Time, place func(Span)) {
 		}
 	}
 	m.put(rest, place)
+	return found
 }
 
 // Close ends the incarnation with its final totals: what they have beyond the meter's is placed in the time after the
