@@ -68,6 +68,12 @@ var mayNotReach = append([]mayNot{
 	{"internal/host/**", "internal/vm/**", "the host's parts know no VM, only files, devices and processes"},
 	{"internal/vm", "internal/host/cgroup", "what limits a VMM's process is its backend's"},
 	{"internal/host/**", "internal/vmmprocess/**", "a jail's names are given to it; the layout is the jailer's"},
+	{"internal/metering/**", "internal/billing/**", "the sender knows the wire, not who receives"},
+	{"internal/metering/**", "internal/vm", "what is metered is told to the meter"},
+	{"internal/billing/**", "internal/vm/**", "the receiver runs elsewhere and knows no machine"},
+	{"internal/billing/**", "internal/backend/**", "the receiver runs elsewhere and knows no machine"},
+	{"internal/billing/store", "gen/**", "the ledger speaks the arithmetic's words, not the wire's"},
+	{"cmd/api", "internal/billing/**", "metald sends, and has no ledger of SQLite"},
 	{"internal/vmmprocess", "internal/console", "processes and consoles are drained side by side, neither owns the other"},
 }, eachBackend(func(folder string) []mayNot {
 	return []mayNot{
@@ -79,7 +85,7 @@ var mayNotReach = append([]mayNot{
 // onlyFrom lists, for a package, all that may import it.
 var onlyFrom = append([]only{
 	{"internal/daemon", []string{"cmd/api"}, "the wiring knows every part and no part knows it"},
-	{"internal/config", []string{"cmd/api", "internal/daemon", "internal/docgen"}, "parts are given plain values, so that settings have one reader"},
+	{"internal/config", []string{"cmd/api", "cmd/billaged", "internal/billing/service", "internal/daemon", "internal/docgen"}, "parts are given plain values, so that settings have one reader"},
 	{"internal/backend", []string{"cmd/api", "internal/daemon", "internal/docgen"}, "who is in the list of backends concerns the wiring alone"},
 	{"internal/kernelargs", []string{"internal/backend/*"}, "what a guest's kernel is told is its backend's"},
 	{"internal/backend/firecracker/metrics", []string{"internal/backend/firecracker", "internal/backend/firecracker/metrics/fifo"}, "it reads one VMM's stream, and is that backend's alone"},
@@ -92,7 +98,9 @@ var onlyFrom = append([]only{
 	{"internal/backend/backendtest/**", testsOnly, "what tests need does not ship"},
 	{"internal/backend/conformance", append([]string{"internal/docgen"}, testsOnly...), "the conformance table is for tests, and is printed in the docs"},
 	{"internal/docgen/results", []string{"internal/docgen", "test/conformance"}, "documentation is made outside of the daemon"},
-	{"gen/**", []string{"gen/**", "internal/api", "cmd/*", "test/**"}, "api/convert.go is the one place between proto and domain"},
+	{"gen/**", []string{"gen/**", "internal/api", "internal/billing/receiver", "internal/metering/shipper", "cmd/*", "test/**"}, "api/convert.go is the one place between proto and domain; of billing's, receiver/convert.go"},
+	{"internal/billing/service", []string{"cmd/billaged"}, "the wiring knows every part and no part knows it"},
+	{"internal/billing/raw", []string{"internal/billing/store", "internal/billing/service"}, "raw batches are kept with the ledger's row, or not at all"},
 	{"internal/vmassets", []string{"cmd/vm-assets"}, "metald boots assets and makes none"},
 	{"internal/docgen", []string{"cmd/docgen"}, "documentation is made outside of the daemon"},
 }, eachBackend(func(folder string) []only {
@@ -125,6 +133,7 @@ var standardOnly = map[string][]string{
 		"internal/vm/lifecycle",
 	},
 	"internal/backend/firecracker/metrics": {},
+	"internal/metering/usage":              {},
 	"internal/vmmprocess/jailer":           {},
 	"internal/metering/wal":                {},
 }

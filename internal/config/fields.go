@@ -27,16 +27,16 @@ type Field struct {
 }
 
 // Fields lists the settings in the order of Config.
-func Fields(choices Choices) []Field { return fieldsOf(reflect.TypeFor[Config](), choices) }
+func Fields(choices Choices) []Field { return metald().fieldsOf(reflect.TypeFor[Config](), choices) }
 
-func fieldsOf(t reflect.Type, choices Choices) []Field {
+func (p program) fieldsOf(t reflect.Type, choices Choices) []Field {
 	fields := make([]Field, t.NumField())
 	for i := range fields {
 		tag := t.Field(i).Tag
 		name := tag.Get("name")
 		fields[i] = Field{
 			Name:     name,
-			Env:      EnvName(name),
+			Env:      p.env(name),
 			Default:  tag.Get("default"),
 			Doc:      tag.Get("doc"),
 			Type:     typeName(t.Field(i).Type),
@@ -52,9 +52,7 @@ func fieldsOf(t reflect.Type, choices Choices) []Field {
 }
 
 // EnvName is the rule between flags and the environment: state-dir is UNKEY_METALD_STATE_DIR.
-func EnvName(flag string) string {
-	return Prefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
-}
+func EnvName(flag string) string { return program{prefix: Prefix}.env(flag) }
 
 func expand(oneof string, choices Choices) []string {
 	if oneof == "" {

@@ -7,6 +7,21 @@ import (
 	"strings"
 )
 
+// program is whose settings are read.
+type program struct {
+	name    string
+	prefix  string            // of its variables
+	retired map[string]string // by the name of the flag, why a setting is no more
+	absent  map[string]string // by beginnings of names, why this build does not read them
+}
+
+func metald() program { return program{"metald", Prefix, retired(), absent()} }
+
+// env is the rule between flags and the environment.
+func (p program) env(flag string) string {
+	return p.prefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
 // retired maps settings that metald once read, by the name of the flag, to what replaced them. Names stay here for
 // ever: a setting that is ignored in silence is worse than a start that fails.
 func retired() map[string]string {
@@ -25,11 +40,11 @@ func absent() map[string]string {
 
 // whyUnknown says what a reader should do about a name (as a flag has it) that no field has; show turns the
 // name of a field into what the reader would write.
-func whyUnknown(name string, fields []string, show func(string) string) string {
-	if hint, ok := retired()[name]; ok {
+func (p program) whyUnknown(name string, fields []string, show func(string) string) string {
+	if hint, ok := p.retired[name]; ok {
 		return "this setting is no more: " + hint
 	}
-	for prefix, why := range absent() {
+	for prefix, why := range p.absent {
 		if strings.HasPrefix(name, prefix) {
 			return why
 		}
@@ -37,16 +52,16 @@ func whyUnknown(name string, fields []string, show func(string) string) string {
 	if near := nearest(name, fields); near != "" {
 		return fmt.Sprintf("there is no such setting; did you mean %s?", show(near))
 	}
-	return "there is no such setting; metald -help lists them"
+	return "there is no such setting; " + p.name + " -help lists them"
 }
 
-// metaldVariables returns the variables of environ that are addressed to metald. Of a name that stands twice
-// the last counts, as it does for programs that metald starts.
-func metaldVariables(environ []string) map[string]string {
+// variables returns the variables of environ that are addressed to p. Of a name that stands twice the last counts, as
+// it does for programs that are started with it.
+func (p program) variables(environ []string) map[string]string {
 	vars := map[string]string{}
 	for _, kv := range environ {
 		name, value, _ := strings.Cut(kv, "=")
-		if strings.HasPrefix(name, Prefix) {
+		if strings.HasPrefix(name, p.prefix) {
 			vars[name] = value
 		}
 	}
@@ -54,16 +69,16 @@ func metaldVariables(environ []string) map[string]string {
 }
 
 // strayVariables returns an error for each variable that no field reads.
-func strayVariables(vars map[string]string, fields []Field) []error {
+func (p program) strayVariables(vars map[string]string, fields []Field) []error {
 	var names []string
 	for _, f := range fields {
 		names = append(names, f.Name)
 	}
 	var errs []error
 	for _, env := range slices.Sorted(maps.Keys(vars)) {
-		name := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(env, Prefix), "_", "-"))
-		if !slices.Contains(names, name) || env != EnvName(name) {
-			errs = append(errs, fmt.Errorf("%s: %s", env, whyUnknown(name, names, EnvName)))
+		name := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(env, p.prefix), "_", "-"))
+		if !slices.Contains(names, name) || env != p.env(name) {
+			errs = append(errs, fmt.Errorf("%s: %s", env, p.whyUnknown(name, names, p.env)))
 		}
 	}
 	return errs

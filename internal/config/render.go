@@ -8,8 +8,10 @@ import (
 )
 
 // WriteHelp prints every setting for -help.
-func WriteHelp(w io.Writer, choices Choices) {
-	for _, f := range Fields(choices) {
+func WriteHelp(w io.Writer, choices Choices) { writeHelp(w, Fields(choices)) }
+
+func writeHelp(w io.Writer, fields []Field) {
+	for _, f := range fields {
 		fmt.Fprintf(w, "  -%s %s\n", f.Name, f.Type)
 		fmt.Fprintf(w, "    \t%s\n", f.Doc)
 		fmt.Fprintf(w, "    \t%s%s\n", f.Env, detail(f))

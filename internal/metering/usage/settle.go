@@ -1,0 +1,70 @@
+package usage
+
+// Check returns what cannot be true of totals that somebody announces for the meter's incarnation.
+func (m *Meter) Check(t Totals) []Finding {
+	var found []Finding
+	elapsed := uint64(max(t.At.Mono-m.Start.Mono, 0))
+	for q := range Quantity(Quantities) {
+		if most := m.most(q, elapsed, t.Next); most.Less(t.Of[q]) {
+			found = append(found, Finding{Kind: Beyond, Quantity: q, Seq: t.Next, At: t.At, Was: m.Totals.Of[q], Got: t.Of[q], Most: most})
+		}
+	}
+	return found
+}
+
+// most is the most that can have been used of q in the first ns of the incarnation.
+func (m *Meter) most(q Quantity, ns, ticks uint64) U128 {
+	f, measured := q.Field()
+	switch {
+	case q == GapTicks:
+		return Of64(ticks)
+	case !measured:
+		return Of64(ns)
+	case f.IsCounter():
+		return m.Limits.growth(f, ns)
+	}
+	return Mul(m.Limits.level(), ns)
+}
+
+// Settle takes totals of the moment at which the meter is, from who saw every tick of it: memory over time is theirs
+// where it is more, because the meter saw fewer ticks and held the lower value between them. Counters need no settling.
+// What is measured and less than the ticks sum up to is found short: ticks and totals contradict each other.
+func (m *Meter) Settle(t Totals, from Time, place func(Span)) []Finding {
+	if t.Next != m.Totals.Next || t.At != m.Totals.At {
+		return nil
+	}
+	var found []Finding
+	for q := range Quantity(Fields) {
+		if sum := m.Totals.Of[q]; t.Measured.Has(Field(q)) && t.Of[q].Less(sum) {
+			found = append(found, Finding{Kind: Short, Quantity: q, Seq: t.Next, At: t.At, Was: sum, Got: t.Of[q]})
+		}
+	}
+	rest := Span{From: from, To: t.At}
+	for f := Field(Counters); int(f) < Fields; f++ {
+		rest.Amount.Of[f] = t.Of[f].Minus(m.Totals.Of[f])
+		if !rest.Amount.Of[f].IsZero() {
+			rest.Amount.Measured |= 1 << f
+		}
+	}
+	m.put(rest, place)
+	return found
+}
+
+// Close ends the incarnation with its final totals: what they have beyond the meter's is placed in the time after the
+// last tick that came. Then what was placed is what is in Totals, to the last byte. No tick may follow.
+func (m *Meter) Close(final Totals, place func(Span)) {
+	at := m.Totals.At
+	if final.At.Mono > at.Mono {
+		at = final.At
+	}
+	rest := Span{From: m.Totals.At, To: at}
+	joined := m.Totals.Join(final)
+	rest.Amount = joined.Amount.Minus(m.Totals.Amount)
+	rest.Amount.Measured, rest.Amount.Incomplete = final.Measured, final.Incomplete
+	if lost := Of64(m.Lost); rest.Amount.Of[GapTicks].Less(lost) {
+		rest.Amount.Of[GapTicks] = lost
+	}
+	m.Lost = 0
+	m.put(rest, place)
+	m.Totals.At, m.Totals.Next = joined.At, joined.Next
+}
