@@ -179,6 +179,9 @@ func (e *entry) command(ctx context.Context, l *live, event lifecycle.Event, wan
 	switch {
 	case got == lifecycle.Shutdown:
 		e.observeExit(l)
+		if k := types.KindOf(err); k == types.KindInvalid || k == types.KindPrecondition || k == types.KindExhausted {
+			return err // it said why, and was ended for it
+		}
 		return types.Errorf(types.KindUnavailable, "VM %s: the VMM ended when asked to %s (%s)", e.id, event, l.how())
 	case lookErr != nil:
 		e.unanswered(l, event)

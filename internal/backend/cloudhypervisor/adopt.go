@@ -123,6 +123,9 @@ func (m *machine) reattach(ctx context.Context) (err error) {
 		return err
 	}
 	m.api = newClient(dial(m.root, m.handle.Process.PID))
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer m.onExit(cancel)()
 	if err := m.greet(ctx); err != nil {
 		return err
 	}
@@ -135,7 +138,7 @@ func (m *machine) reattach(ctx context.Context) (err error) {
 
 // refuse leaves a Cloud Hypervisor that could not be adopted as it is, and says whether it may be tried again.
 func (m *machine) refuse(ctx context.Context, err error) error {
-	gone := ctx.Err() == nil && !errors.Is(err, errMute) && m.diesWithin(ctx, drainTimeout)
+	gone := m.died() || ctx.Err() == nil && !errors.Is(err, errMute) && m.diesWithin(ctx, drainTimeout)
 	m.process.Release()
 	m.letGo()
 	if gone {

@@ -60,7 +60,7 @@ func (m *machine) event(e vmmEvent) {
 	case e.is("guest", "panic") && e.Properties["event"] == "panic":
 		m.set(func(s *status) { s.panicked = true })
 	case e.is("vm", "booted"):
-		m.set(func(s *status) { s.started, s.ran, s.running = true, true, true })
+		m.set(func(s *status) { s.started, s.ran = true, true })
 	case e.is("vm", "rebooting"), e.is("vm", "rebooted"):
 		m.endGuest(func(s *status) { s.reset = true })
 	}

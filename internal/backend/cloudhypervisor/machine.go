@@ -2,6 +2,7 @@ package cloudhypervisor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -85,7 +86,7 @@ func newMachine(h types.Handle, spec types.Spec, at home, screen io.Writer, ende
 func (m *machine) begin() {
 	m.mu.Lock()
 	m.begun = true
-	over := m.reset
+	over := m.reset || m.removed
 	m.mu.Unlock()
 	if over {
 		m.endGuest(func(s *status) {})
@@ -154,6 +155,9 @@ func (m *machine) Handle() types.Handle { return m.handle }
 // Boot starts the guest the first time. One that Cloud Hypervisor refuses ends it: of a disk or an interface that it could
 // not open it has forgotten the config, and would boot the guest without the next time (53.0, seen).
 func (m *machine) Boot(ctx context.Context) error {
+	if err := m.whole(ctx); err != nil {
+		return err
+	}
 	m.set(func(s *status) { s.started = true }) // it may end at once
 	err := m.order(ctx, m.api.boot, lifecycle.Running)
 	if err != nil {
@@ -165,6 +169,25 @@ func (m *machine) Boot(ctx context.Context) error {
 	}
 	m.endGuest(func(s *status) { s.refusal = "it refused to boot: " + refusal.Error() })
 	return refusal
+}
+
+// whole sees that Cloud Hypervisor still has all disks and interfaces of the VM, and ends it where it has not: a boot that
+// nobody waited for, or of which an earlier metald did not hear, may have been refused.
+func (m *machine) whole(ctx context.Context) error {
+	info, err := m.api.info(ctx)
+	var has struct{ Disks, Net []json.RawMessage }
+	if err == nil {
+		err = json.Unmarshal(info.Config, &has)
+	}
+	var refusal *fault
+	switch {
+	case err != nil && !errors.As(err, &refusal):
+		return m.unavailable(ctx, err)
+	case err == nil && len(has.Disks) == len(m.spec.Disks) && len(has.Net) == len(m.spec.Networks):
+		return nil
+	}
+	m.endGuest(func(s *status) { s.refusal = "a boot was refused, and it has forgotten disks or interfaces since" })
+	return types.Errorf(types.KindUnavailable, "VM %s: its VMM has forgotten disks or interfaces after a boot that it refused, and was ended; boot it again", m.handle.VM)
 }
 
 // refusedOr is the refusal of a boot, for the client; nil where the boot was not refused, but perhaps not answered.
@@ -200,6 +223,8 @@ func (m *machine) order(ctx context.Context, command func(context.Context) error
 	}
 	got, err := m.State(ctx)
 	switch {
+	case err != nil && refusal != nil:
+		return errors.Join(commandErr, err)
 	case err != nil:
 		return err
 	case got == want, got == lifecycle.Shutdown && want == lifecycle.Running:
@@ -345,6 +370,9 @@ func (m *machine) Release() {
 		close(m.released)
 		m.unlife()
 		<-m.finished
+		if m.events != nil {
+			m.events.Close() // an event that was read is acted on; the rest is for the next metald
+		}
 		m.process.Release()
 		m.letGo()
 	})

@@ -275,3 +275,21 @@ func TestARefusedBootIsNotTriedAgain(t *testing.T) {
 		v.wantGone()
 	})
 }
+
+// A refusal that metald did not hear of, as it was killed meanwhile, is found at the next boot.
+func TestABootWithoutItsDisksIsRefused(t *testing.T) {
+	onStubs(t, func(t *testing.T, r *rig) {
+		v := r.create("forgets", r.spec())
+		must(t, os.Remove(filepath.Join(v.home.root(), cage.Disk(0))))
+		if err := v.api.boot(t.Context()); err == nil {
+			t.Fatal("booted without its disk")
+		}
+		v.Release()
+		v = v.adopt(r.another())
+		if err := v.Boot(t.Context()); types.KindOf(err) != types.KindUnavailable {
+			t.Errorf("boot: %v", err)
+		}
+		v.wantExit(types.ReasonCrashed)
+		must(t, v.Destroy(t.Context()))
+	})
+}
