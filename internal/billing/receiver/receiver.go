@@ -42,11 +42,12 @@ func New(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &service{cfg: cfg}
+	s := &service{cfg: cfg, counts: &counts{}}
 	mux := http.NewServeMux()
 	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxMessageBytes), connect.WithInterceptors(&edge{rules, cfg.Log})}
 	mux.Handle(billingv1connect.NewBillingServiceHandler(s, options...))
 	mux.Handle(grpchealth.NewHandler(health{cfg.Store}, connect.WithReadMaxBytes(1<<10)))
+	mux.HandleFunc("GET /metrics", metrics(s.counts, cfg.Store))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		if err := cfg.Store.Ping(r.Context()); err != nil {
