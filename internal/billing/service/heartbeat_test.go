@@ -33,7 +33,7 @@ func TestHeartbeats(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := billingv1connect.NewBillingServiceClient(direct{handler}, "http://billaged")
+	client := billingv1connect.NewBillingServiceClient(direct{handler}, "http://localhost")
 	h := newHost(t, "v", 1)
 	if _, err := client.NotifyVmStarted(ctx, connect.NewRequest(h.start)); err != nil {
 		t.Fatal(err)

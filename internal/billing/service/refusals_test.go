@@ -2,6 +2,7 @@ package service_test
 
 import (
 	"log/slog"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -35,6 +36,18 @@ func TestRefusals(t *testing.T) {
 	}
 	if _, err := b.client.GetUsage(t.Context(), connect.NewRequest(&pb.GetUsageRequest{})); connect.CodeOf(err) != connect.CodeInvalidArgument {
 		t.Errorf("usage of nobody: %v", err)
+	}
+	req, err := http.NewRequest(http.MethodGet, b.url+"/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = "evil.example:80"
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.Body.Close(); resp.StatusCode != http.StatusForbidden {
+		t.Errorf("a foreign name is answered %d", resp.StatusCode)
 	}
 	cfg := config.Billaged{Address: "127.0.0.1", StateDir: strings.TrimPrefix(b.cmd.Env[len(b.cmd.Env)-1], stateEnv+"=")}
 	if err := service.Run(t.Context(), cfg, slog.Default()); err == nil || !strings.Contains(err.Error(), "another billaged") {
