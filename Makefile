@@ -18,15 +18,17 @@ KERNEL ?= gokrazy
 STATE  ?= build/state
 # Arguments for `make bench`, such as BENCH=Create.
 BENCH  ?= .
+# Arguments for `make conformance`, such as CONFORMANCE='-packages fake,firecracker'.
+CONFORMANCE ?=
 # Arguments for `make lab`, such as LAB='-run KVM -packages ./internal/backend/qemu'.
 LAB    ?=
 
 # What `make build` builds: all but the tools of this tree, which are run from source, and the guest's init.
 COMMANDS := $(filter-out docgen guest-init vm-assets,$(notdir $(wildcard cmd/*)))
 
-.PHONY: help demo run build test lint generate docs bench lab vm-assets packages clean
+.PHONY: help demo run build test lint generate docs bench conformance lab vm-assets packages clean
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: packages-run build vm-assets ## boot a real VM through the API and show each step
 	build/demo -metald build/metald -assets $(ASSETS)
@@ -56,6 +58,11 @@ docs: packages-build ## rewrite the generated parts of the documentation
 bench: packages-test vm-assets ## compare metald with its floors; BENCH=Create runs a part
 	METALD_TEST_ASSETS=$(abspath $(ASSETS)) go test -buildvcs=false -timeout 40m -run '^$$' -bench '$(BENCH)' -benchtime 1x ./test/bench ./internal/api \
 		| go run -buildvcs=false ./test/bench/report $(if $(filter .,$(BENCH)),-doc docs/performance.md)
+
+conformance: packages-test vm-assets ## what each backend was seen to do, as a table in docs/backend-support.md; takes what `make lab` found
+	@METALD_TEST_ASSETS=$(abspath $(ASSETS)) go run -buildvcs=false ./test/conformance $(CONFORMANCE) || failed=1; \
+	go run -buildvcs=false ./cmd/docgen -write; \
+	exit $${failed:-0} # what failed stands in the table
 
 lab: packages-lab packages-micro-kernel ## run tests as root on an emulated host with real KVM; LAB='-run KVM' chooses
 	go run -buildvcs=false ./cmd/vm-assets -out build/lab/assets -kernel micro

@@ -34,7 +34,7 @@ func run(ctx context.Context, args, environ []string, out, log io.Writer) int {
 	flags := flag.NewFlagSet("metald", flag.ContinueOnError)
 	version := flags.Bool("version", false, "print what this binary was built from")
 	check := flags.Bool("check", false, "say for each backend what this host lacks; exit 0 if VMs can run")
-	choices := config.Choices{Backends: backend.Names(), Later: backend.Later()}
+	choices := config.Choices{Backends: backend.Names()}
 	cfg, err := config.Load(flags, args, environ, choices)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -47,9 +47,9 @@ func run(ctx context.Context, args, environ []string, out, log io.Writer) int {
 		fmt.Fprintf(log, "metald: these settings cannot be used:\n%v\n", err)
 		return exitUsage
 	case *check:
-		err = daemon.Check(ctx, cfg, out)
+		err = daemon.Check(ctx, cfg, backend.All(), out)
 	default:
-		err = daemon.Run(ctx, cfg, daemon.NewLog(log, cfg))
+		err = daemon.Run(ctx, cfg, backend.All(), daemon.NewLog(log, cfg))
 	}
 	if err != nil {
 		fmt.Fprintln(log, "metald:", err)

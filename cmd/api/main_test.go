@@ -41,7 +41,7 @@ func TestWrongSettingsExitWith2(t *testing.T) {
 }
 
 func TestCheckNamesWhatIsMissing(t *testing.T) {
-	code, out, _ := call(t, []string{"-check", "-qemu-binary=/nowhere/qemu", "-firecracker-binary=/nowhere/firecracker", "-state-dir=" + t.TempDir()})
+	code, out, _ := call(t, []string{"-check", "-qemu-binary=/nowhere/qemu", "-firecracker-binary=/nowhere/firecracker", "-cloud-hypervisor-binary=/nowhere/cloud-hypervisor", "-state-dir=" + t.TempDir()})
 	if code != exitFailed || !strings.Contains(out, "qemu: not usable") || !strings.Contains(out, "/nowhere/qemu") || !strings.Contains(out, "no VM can run") {
 		t.Errorf("%d, %s", code, out)
 	}
@@ -50,7 +50,7 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 func TestCheckOnAHostThatCan(t *testing.T) {
 	assets := harness.Assets(t)
 	code, out, log := call(t, []string{"-check", "-assets-dir=" + assets, "-state-dir=" + t.TempDir(), "-qemu-accel=tcg"})
-	if code != exitOK || !strings.Contains(out, "qemu: usable") || !strings.Contains(out, "firecracker: ") || !strings.Contains(out, "cloudhypervisor: not in this build") {
+	if code != exitOK || !strings.Contains(out, "qemu: usable") || !strings.Contains(out, "firecracker: ") || !strings.Contains(out, "cloudhypervisor: ") {
 		t.Errorf("%d, %s%s", code, out, log)
 	}
 }

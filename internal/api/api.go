@@ -19,7 +19,7 @@ import (
 
 // VMs is what the API asks of the manager; vm.Manager has these methods and documents them.
 type VMs interface {
-	Create(ctx context.Context, id types.VMID, spec types.Spec) (vm.Info, error)
+	CreateOn(ctx context.Context, backend string, id types.VMID, spec types.Spec) (vm.Info, error)
 	Boot(ctx context.Context, id types.VMID) (vm.Info, error)
 	Pause(ctx context.Context, id types.VMID) (vm.Info, error)
 	Resume(ctx context.Context, id types.VMID) (vm.Info, error)
@@ -37,8 +37,8 @@ type Config struct {
 	VMs VMs
 	Log *slog.Logger
 
-	Backend      string             // its name, for refusals
-	Capabilities types.Capabilities // what of a config the backend can do
+	Backend      string                        // that VMs are created on which ask for none
+	Capabilities map[string]types.Capabilities // what of a config each backend can do, by its name
 
 	// AllowedHosts are names besides localhost and the bound address under which clients may call.
 	AllowedHosts []string

@@ -83,7 +83,7 @@ func BenchmarkListPage(b *testing.B) {
 	spec := specFromProto(quickStartRequest(b).GetConfig())
 	for i := range 10_000 {
 		spec.Metadata = map[string]string{"tenant": "t-42", "workspace": fmt.Sprintf("ws-%d", i)}
-		if _, err := s.vms.Create(b.Context(), types.VMID(fmt.Sprintf("vm-%d", i)), spec); err != nil {
+		if _, err := s.vms.CreateOn(b.Context(), "", types.VMID(fmt.Sprintf("vm-%d", i)), spec); err != nil {
 			b.Fatal(err)
 		}
 	}

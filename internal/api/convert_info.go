@@ -2,6 +2,7 @@ package api
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	pb "github.com/unkeyed/unkey/go/deploy/metald/gen/vmprovisioner/v1"
@@ -140,9 +141,11 @@ func backendInfo(info vm.Info) map[string]string {
 	if exit := info.Exit; exit != nil {
 		set("exit_reason", exit.Reason)
 		set("exit_detail", exit.Detail)
-		if exit.Signal != 0 {
+		switch {
+		case strings.HasPrefix(exit.Reason, "guest-"): // the guest ended; how its VMM then did, or was, is the backend's way
+		case exit.Signal != 0:
 			out["exit_signal"] = strconv.Itoa(exit.Signal)
-		} else if exit.Code >= 0 {
+		case exit.Code >= 0:
 			out["exit_code"] = strconv.Itoa(exit.Code)
 		}
 		if !info.ExitedAt.IsZero() {

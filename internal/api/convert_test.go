@@ -176,7 +176,7 @@ func TestBackendInfoHasOnlyWhatIsKnown(t *testing.T) {
 		t.Error(diff)
 	}
 	quit := vm.Info{Exit: &types.Exit{Reason: types.ReasonGuestShutdown, Detail: "said goodbye"}, PID: 7, Health: "no answer"}
-	want = map[string]string{"exit_reason": "guest-shutdown", "exit_detail": "said goodbye", "exit_code": "0", "pid": "7", "health": "no answer"}
+	want = map[string]string{"exit_reason": "guest-shutdown", "exit_detail": "said goodbye", "pid": "7", "health": "no answer"}
 	if diff := cmp.Diff(want, backendInfo(quit)); diff != "" {
 		t.Error(diff)
 	}

@@ -273,7 +273,9 @@ func TestAFailedCallLeavesOneLine(t *testing.T) {
 func TestHealthAndReadiness(t *testing.T) {
 	var fault error
 	s := serve(t, func(c *Config) {
-		c.Status = func() []ComponentStatus { return []ComponentStatus{{"store", nil}, {"backend", fault}} }
+		c.Status = func() []ComponentStatus {
+			return []ComponentStatus{{Name: "store"}, {Name: "backend", Err: fault, Note: "one of two"}}
+		}
 	})
 	get := func(path string) answer {
 		req, err := http.NewRequest(http.MethodGet, s.url+path, nil)
@@ -293,8 +295,8 @@ func TestHealthAndReadiness(t *testing.T) {
 	if a := get("/healthz"); a.status != 200 {
 		t.Errorf("/healthz: %d", a.status)
 	}
-	if a := get("/readyz"); a.status != 200 {
-		t.Errorf("/readyz: %d", a.status)
+	if a := get("/readyz"); a.status != 200 || a.body != "ready\nbackend: one of two\n" {
+		t.Errorf("/readyz: %d %q", a.status, a.body)
 	}
 	for _, service := range []string{"", "vmprovisioner.v1.VmService"} {
 		if a := grpcHealth(service); !strings.Contains(a.body, `"SERVING`) {

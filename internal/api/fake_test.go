@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"reflect"
@@ -52,8 +53,8 @@ func (m *memVMs) lastAsked() string {
 	return m.asked[len(m.asked)-1]
 }
 
-func (m *memVMs) Create(ctx context.Context, id types.VMID, spec types.Spec) (vm.Info, error) {
-	if err := m.enter(ctx, "create"); err != nil {
+func (m *memVMs) CreateOn(ctx context.Context, backend string, id types.VMID, spec types.Spec) (vm.Info, error) {
+	if err := m.enter(ctx, "create", backend); err != nil {
 		return vm.Info{}, err
 	}
 	m.mu.Lock()
@@ -69,7 +70,7 @@ func (m *memVMs) Create(ctx context.Context, id types.VMID, spec types.Spec) (vm
 		id = types.VMID(fmt.Sprintf("vm%d", m.seq))
 	}
 	info := &vm.Info{
-		ID: id, Seq: m.seq, Spec: spec, State: lifecycle.Created, Backend: "fake",
+		ID: id, Seq: m.seq, Spec: spec, State: lifecycle.Created, Backend: cmp.Or(backend, "fake"),
 		CreatedAt: time.Unix(1_700_000_000+int64(m.seq), 0), ModifiedAt: time.Unix(1_700_000_000+int64(m.seq), 0),
 	}
 	m.vms, m.byID[id] = append(m.vms, info), info
@@ -197,4 +198,9 @@ func allCapabilities() types.Capabilities {
 	}
 	fields[types.FieldDiskInterface] = types.Support{OK: true, Values: []string{"virtio-blk"}}
 	return types.Capabilities{MaxVCPUs: 64, MinMemoryBytes: 16 << 20, MaxDisks: 8, MaxNetworks: 4, Fields: fields}
+}
+
+// fewCapabilities is a backend for small guests that have nothing special.
+func fewCapabilities() types.Capabilities {
+	return types.Capabilities{MaxVCPUs: 2, MinMemoryBytes: 16 << 20, MaxDisks: 1, Fields: map[types.Field]types.Support{}}
 }

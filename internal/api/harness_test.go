@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -34,7 +36,8 @@ func serve(t testing.TB, change func(*Config)) *served {
 	t.Helper()
 	s := &served{vms: newMemVMs(), log: &syncBuffer{}}
 	cfg := Config{
-		VMs: s.vms, Log: slog.New(slog.NewJSONHandler(s.log, nil)), Backend: "fake", Capabilities: allCapabilities(),
+		VMs: s.vms, Log: slog.New(slog.NewJSONHandler(s.log, nil)), Backend: "fake",
+		Capabilities: map[string]types.Capabilities{"fake": allCapabilities(), "spartan": fewCapabilities()},
 	}
 	if change != nil {
 		change(&cfg)

@@ -15,7 +15,8 @@ import (
 // ComponentStatus says whether a part of metald works.
 type ComponentStatus struct {
 	Name string
-	Err  error // nil: it works; otherwise why not, for people
+	Err  error  // nil: it works; otherwise why not, for people
+	Note string // what else people should know; it makes nothing unready
 }
 
 // readiness says whether metald can take calls: all components work and it is not stopping.
@@ -41,12 +42,29 @@ func (r *readiness) faults() []string {
 	return lines
 }
 
+// notes are what components have to say of themselves, one line each.
+func (r *readiness) notes() []string {
+	if r.status == nil {
+		return nil
+	}
+	var lines []string
+	for _, component := range r.status() {
+		if component.Note != "" {
+			lines = append(lines, fmt.Sprintf("%s: %s", component.Name, component.Note))
+		}
+	}
+	return lines
+}
+
 func (r *readiness) serveHTTP(w http.ResponseWriter, _ *http.Request) {
 	if faults := r.faults(); len(faults) > 0 {
 		http.Error(w, strings.Join(faults, "\n"), http.StatusServiceUnavailable)
 		return
 	}
 	fmt.Fprintln(w, "ready")
+	for _, line := range r.notes() {
+		fmt.Fprintln(w, line)
+	}
 }
 
 // Check answers grpc.health.v1 for the server as a whole ("") and for the service.

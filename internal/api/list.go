@@ -34,6 +34,7 @@ func pageToProto(page vm.ListPage, states []lifecycle.State) *pb.ListVmsResponse
 		entry.CreatedTimestamp = unixSeconds(info.CreatedAt)
 		entry.ModifiedTimestamp = unixSeconds(info.ModifiedAt)
 		entry.Metadata = info.Spec.Metadata
+		entry.Backend = info.Backend
 		out.Vms[i] = entry
 	}
 	if page.Next != 0 {

@@ -23,7 +23,7 @@ func TestPagesSurviveInsertsAndDeletes(t *testing.T) {
 		s := &service{vms: vms}
 		ctx := context.Background()
 		create := func() string {
-			info, err := vms.Create(ctx, "", types.Spec{})
+			info, err := vms.CreateOn(ctx, "", "", types.Spec{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,7 +1,10 @@
 package api
 
 import (
+	"cmp"
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -19,18 +22,24 @@ const defaultShutdownTimeout = 30 * time.Second
 type service struct {
 	vms      VMs
 	backend  string
-	caps     types.Capabilities
+	caps     map[string]types.Capabilities
 	console  consoleOpener
 	streams  chan struct{}   // a slot per open console stream
 	stopping context.Context // ends when the API begins to stop, and every stream with it
 }
 
 func (s *service) CreateVm(ctx context.Context, req *connect.Request[pb.CreateVmRequest]) (*connect.Response[pb.CreateVmResponse], error) {
+	asked := req.Msg.GetBackend()
+	backend := cmp.Or(asked, s.backend)
+	caps, known := s.caps[backend]
+	if !known {
+		return nil, types.UnknownBackend(backend, slices.Sorted(maps.Keys(s.caps)))
+	}
 	spec := specFromProto(req.Msg.GetConfig())
-	if refused := s.caps.Refusals(s.backend, spec); len(refused) > 0 {
+	if refused := caps.Refusals(backend, spec); len(refused) > 0 {
 		return nil, fieldErrors(refused)
 	}
-	info, err := s.vms.Create(ctx, types.VMID(req.Msg.GetVmId()), spec)
+	info, err := s.vms.CreateOn(ctx, asked, types.VMID(req.Msg.GetVmId()), spec)
 	if err != nil {
 		return nil, err
 	}

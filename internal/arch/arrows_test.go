@@ -8,6 +8,8 @@ import (
 	"path"
 	"strings"
 	"testing"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend"
 )
 
 const module = "github.com/unkeyed/unkey/go/deploy/metald/"
@@ -53,10 +55,7 @@ func packages(t *testing.T) []pkg {
 // and a pattern ending in /** for a folder and all below.
 
 // mayNotReach forbids that a package reaches another, however many imports lie between.
-var mayNotReach = []struct {
-	from, to string
-	why      string
-}{
+var mayNotReach = append([]mayNot{
 	{"internal/backend/**", "internal/vm", "a backend is told what to do; it does not know who decides"},
 	{"internal/backend/**", "internal/vm/store", "what is remembered of a VM is the manager's"},
 	{"internal/backend/**", "gen/**", "the domain speaks its own Spec, not the wire's"},
@@ -64,10 +63,6 @@ var mayNotReach = []struct {
 	{"internal/vm/**", "internal/api", "arrows point down"},
 	{"internal/**", "test/**", "what ships does not depend on tests"},
 	{"cmd/api", "test/**", "what ships does not depend on tests"},
-	{"internal/vm", "internal/backend/qemu", "the manager knows types.Backend, not who implements it"},
-	{"internal/vm", "internal/backend/firecracker", "the manager knows types.Backend, not who implements it"},
-	{"internal/api", "internal/backend/qemu", "the API knows capabilities as data, not who has them"},
-	{"internal/api", "internal/backend/firecracker", "the API knows capabilities as data, not who has them"},
 	{"internal/backend/types", "internal/vmmprocess", "the seam has no machinery"},
 	{"internal/host/**", "internal/backend/**", "the host's parts serve backends and know none"},
 	{"internal/host/**", "internal/vm/**", "the host's parts know no VM, only files, devices and processes"},
@@ -80,31 +75,52 @@ var mayNotReach = []struct {
 	{"internal/billing/store", "gen/**", "the ledger speaks the arithmetic's words, not the wire's"},
 	{"cmd/api", "internal/billing/**", "metald sends, and has no ledger of SQLite"},
 	{"internal/vmmprocess", "internal/console", "processes and consoles are drained side by side, neither owns the other"},
-}
+}, eachBackend(func(folder string) []mayNot {
+	return []mayNot{
+		{"internal/vm", folder, "the manager knows types.Backend, not who implements it"},
+		{"internal/api", folder, "the API knows capabilities as data, not who has them"},
+	}
+})...)
 
 // onlyFrom lists, for a package, all that may import it.
-var onlyFrom = []struct {
-	to   string
-	from []string
-	why  string
-}{
+var onlyFrom = append([]only{
 	{"internal/daemon", []string{"cmd/api"}, "the wiring knows every part and no part knows it"},
 	{"internal/config", []string{"cmd/api", "cmd/billaged", "internal/billing/service", "internal/daemon", "internal/docgen"}, "parts are given plain values, so that settings have one reader"},
 	{"internal/backend", []string{"cmd/api", "internal/daemon", "internal/docgen"}, "who is in the list of backends concerns the wiring alone"},
-	{"internal/backend/qemu", []string{"internal/backend"}, "backends are reached through the list"},
-	{"internal/backend/firecracker", []string{"internal/backend"}, "backends are reached through the list"},
 	{"internal/kernelargs", []string{"internal/backend/*"}, "what a guest's kernel is told is its backend's"},
 	{"internal/backend/firecracker/metrics", []string{"internal/backend/firecracker", "internal/backend/firecracker/metrics/fifo"}, "it reads one VMM's stream, and is that backend's alone"},
 	{"internal/backend/firecracker/metrics/fifo", []string{"internal/backend/firecracker"}, "it reads one VMM's stream, and is that backend's alone"},
+	{"internal/backend/cage", []string{"internal/backend", "internal/backend/*"}, "what keeps VMMs apart is their backends'"},
+	{"internal/backend/program", []string{"internal/backend/*"}, "which program a VMM is concerns its backend"},
+	{"internal/kernelimage", []string{"internal/backend/*"}, "what a VMM boots is its backend's"},
 	{"internal/backend/fake", testsOnly, "a fake never ships"},
 	{"internal/backend/stubvmm/**", testsOnly, "a stub never ships"},
-	{"internal/backend/backendtest", testsOnly, "what tests need does not ship"},
-	{"internal/backend/conformance", testsOnly, "the conformance table is for tests"},
+	{"internal/backend/backendtest/**", testsOnly, "what tests need does not ship"},
+	{"internal/backend/conformance", append([]string{"internal/docgen"}, testsOnly...), "the conformance table is for tests, and is printed in the docs"},
+	{"internal/docgen/results", []string{"internal/docgen", "test/conformance"}, "documentation is made outside of the daemon"},
 	{"gen/**", []string{"gen/**", "internal/api", "internal/billing/receiver", "internal/metering/shipper", "cmd/*", "test/**"}, "api/convert.go is the one place between proto and domain; of billing's, receiver/convert.go"},
 	{"internal/billing/service", []string{"cmd/billaged"}, "the wiring knows every part and no part knows it"},
 	{"internal/billing/raw", []string{"internal/billing/store", "internal/billing/service"}, "raw batches are kept with the ledger's row, or not at all; the audit reads them"},
 	{"internal/vmassets", []string{"cmd/vm-assets"}, "metald boots assets and makes none"},
 	{"internal/docgen", []string{"cmd/docgen"}, "documentation is made outside of the daemon"},
+}, eachBackend(func(folder string) []only {
+	return []only{{folder, []string{"internal/backend"}, "backends are reached through the list"}}
+})...)
+
+type mayNot struct{ from, to, why string }
+
+type only struct {
+	to   string
+	from []string
+	why  string
+}
+
+// eachBackend makes rules for every backend of the list.
+func eachBackend[T any](rules func(folder string) []T) (all []T) {
+	for _, name := range backend.Names() {
+		all = append(all, rules("internal/backend/"+name)...)
+	}
+	return all
 }
 
 // standardOnly are packages whose dependencies, all the way down, are the standard library and their own list.
@@ -119,6 +135,7 @@ var standardOnly = map[string][]string{
 	"internal/backend/firecracker/metrics": {},
 	"internal/metering/usage":              {},
 	"internal/vmmprocess/jailer":           {},
+	"internal/metering/wal":                {},
 }
 
 func TestArrows(t *testing.T) {
@@ -150,7 +167,7 @@ func noBackendImportsAnother(t *testing.T, p pkg) {
 	for _, dep := range ours(p.Imports) {
 		rest, ok := strings.CutPrefix(dep, "internal/backend/")
 		name, _, _ := strings.Cut(rest, "/")
-		if !ok || rest == "types" || matches("internal/backend/"+name+"/**", p.name()) {
+		if !ok || rest == "types" || rest == "cage" || rest == "program" || matches("internal/backend/"+name+"/**", p.name()) {
 			continue
 		}
 		t.Errorf("%s imports %s: backends do not know each other", p.name(), dep)

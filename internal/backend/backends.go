@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"path/filepath"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cloudhypervisor"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/firecracker"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/qemu"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
@@ -23,17 +25,21 @@ type Host struct {
 	QEMUAccel  string // auto, kvm or tcg
 
 	FirecrackerBinary string // "": found on PATH
-	MustProveKVM      bool   // a backend that needs KVM is usable only where a trial guest has come up
-	Jail              *Jail  // nil: Firecracker runs without its jailer
+	JailerBinary      string // likewise
+
+	CloudHypervisorBinary string // "": found on PATH
+
+	MustProveKVM bool  // a backend that needs KVM is usable only where a trial guest has come up
+	Jail         *Jail // nil: Firecracker runs without its jailer, Cloud Hypervisor as the VM's user only
 
 	Log *slog.Logger
 }
 
 // Jail says how a backend jails its VMMs, if it does.
-type Jail = firecracker.JailConfig
+type Jail = cage.Config
 
-// Jails says whether VMMs of the backend called name are put into Host.Jail.
-func Jails(name string) bool { return name == firecracker.Name }
+// Jails says whether VMMs of the backend called name are kept apart as Host.Jail says.
+func Jails(name string) bool { return name == firecracker.Name || name == cloudhypervisor.Name }
 
 // Descriptor is one backend of this build. New touches nothing of the host; that is for Check.
 type Descriptor struct {
@@ -45,6 +51,7 @@ type Descriptor struct {
 func All() []Descriptor {
 	return []Descriptor{
 		{Name: firecracker.Name, New: newFirecracker},
+		{Name: cloudhypervisor.Name, New: newCloudHypervisor},
 		{Name: qemu.Name, New: newQEMU},
 	}
 }
@@ -52,6 +59,20 @@ func All() []Descriptor {
 func newFirecracker(h Host) (types.Backend, error) {
 	return firecracker.New(firecracker.Config{
 		Binary:       h.FirecrackerBinary,
+		JailerBinary: h.JailerBinary,
+		Jail:         h.Jail,
+		StateDir:     h.StateDir,
+		MustProve:    h.MustProveKVM,
+		CanaryKernel: filepath.Join(h.AssetsDir, "vmlinux"),
+		Supervisor:   h.Supervisor,
+		Drainer:      h.Drainer,
+		Log:          h.Log,
+	})
+}
+
+func newCloudHypervisor(h Host) (types.Backend, error) {
+	return cloudhypervisor.New(cloudhypervisor.Config{
+		Binary:       h.CloudHypervisorBinary,
 		Jail:         h.Jail,
 		StateDir:     h.StateDir,
 		MustProve:    h.MustProveKVM,
@@ -82,6 +103,3 @@ func Names() []string {
 	}
 	return names
 }
-
-// Later lists backends that metald is to have and this build has not.
-func Later() []string { return []string{"cloudhypervisor"} }

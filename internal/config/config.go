@@ -18,7 +18,7 @@ const Prefix = "UNKEY_METALD_"
 // stands for the list of backends), min and max (of numbers, durations and sizes, as text), abs (the path must
 // be absolute).
 type Config struct {
-	Backend string `name:"backend" default:"auto" oneof:"auto,@backends" doc:"hypervisor that runs the VMs; auto takes the first of the list that is usable on this host"`
+	Backend string `name:"backend" default:"auto" oneof:"auto,@backends" doc:"hypervisor of VMs that ask for none; auto takes the first of the list that is usable on this host"`
 
 	Address           string   `name:"address" default:"127.0.0.1" doc:"IP address to listen on; one that other hosts can reach needs insecure-bind"`
 	Port              int      `name:"port" default:"8080" min:"0" max:"65535" doc:"TCP port of the API; 0 takes a free one, which the log names"`
@@ -27,6 +27,7 @@ type Config struct {
 	ReflectionEnabled bool     `name:"reflection-enabled" default:"false" doc:"serve gRPC reflection"`
 
 	StateDir   string `name:"state-dir" default:"/var/lib/metald" abs:"true" doc:"directory of everything that metald keeps; one metald per directory"`
+	RuntimeDir string `name:"runtime-dir" default:"" abs:"true" doc:"directory of what VMMs need only while they run, their sockets, FIFOs and counters, for this metald alone; best a tmpfs that stays when metald stops. Empty is run in the state directory"`
 	AssetsDir  string `name:"assets-dir" default:"/opt/vm-assets" abs:"true" doc:"directory of kernels and disk templates; its files are never written to"`
 	VolumesDir string `name:"volumes-dir" default:"" abs:"true" doc:"directory of disks that are attached as they are; empty is volumes in the state directory"`
 
@@ -37,15 +38,18 @@ type Config struct {
 	QEMUBinary string `name:"qemu-binary" default:"" abs:"true" doc:"path of qemu-system-x86_64; empty looks on PATH"`
 	QEMUAccel  string `name:"qemu-accel" default:"auto" oneof:"auto,kvm,tcg" doc:"QEMU's accelerator; auto takes KVM where a trial boot has shown that it works, TCG elsewhere"`
 
-	FirecrackerBinary string   `name:"firecracker-binary" default:"" abs:"true" doc:"path of firecracker; empty looks on PATH"`
-	JailerEnabled     bool     `name:"jailer-enabled" default:"true" doc:"run each Firecracker in a jail, which takes root; false is for development"`
+	FirecrackerBinary string `name:"firecracker-binary" default:"" abs:"true" doc:"path of firecracker; empty looks on PATH"`
+
+	CloudHypervisorBinary string `name:"cloud-hypervisor-binary" default:"" abs:"true" doc:"path of cloud-hypervisor; empty looks on PATH"`
+
+	JailerEnabled     bool     `name:"jailer-enabled" default:"true" doc:"run each Firecracker in a jail, and each Cloud Hypervisor in namespaces and a cgroup of its own, which takes root; false is for development"`
 	JailerBinary      string   `name:"jailer-binary" default:"" abs:"true" doc:"path of Firecracker's jailer, of the same release; empty looks on PATH"`
 	JailerUID         int      `name:"jailer-uid" default:"700000" min:"1" max:"2000000000" doc:"each jailed VMM runs as a user of its own, counted from this uid; the range is as long as max-vms"`
 	JailerGID         int      `name:"jailer-gid" default:"700000" min:"1" max:"2000000000" doc:"and in a group of its own, counted from this gid"`
-	JailerChrootDir   string   `name:"jailer-chroot-dir" default:"" abs:"true" doc:"directory of the jails, for this metald alone; empty is jail in the state directory, whose file system spares copies"`
-	JailerNetNS       bool     `name:"jailer-netns" default:"true" doc:"give each jailed VMM an empty network namespace; VMs with network interfaces need false, because the host's tap devices are not in it"`
+	JailerChrootDir   string   `name:"jailer-chroot-dir" default:"" abs:"true" doc:"directory of the jails of Firecracker, for this metald alone; empty is jail in the state directory, whose file system spares copies"`
+	JailerNetNS       bool     `name:"jailer-netns" default:"true" doc:"give each jailed VMM an empty network namespace; VMs with network interfaces on Firecracker need false, because the host's tap devices are not in it"`
 	JailerPIDNS       bool     `name:"jailer-pidns" default:"true" doc:"make each jailed VMM the first process of a PID namespace"`
-	JailerMemoryLimit ByteSize `name:"jailer-memory-limit" default:"0" min:"0" max:"64TiB" doc:"most memory that the cgroup of a jailed VM may need; a VM that needs more is refused. 0 is no bound: each VM has its guest's memory, a 64th of it and 64 MiB for the VMM"`
+	JailerMemoryLimit ByteSize `name:"jailer-memory-limit" default:"0" min:"0" max:"64TiB" doc:"most memory that the cgroup of a jailed VM may need; a VM that needs more is refused. 0 is no bound: each VM has its guest's memory, a 64th of it and 64 MiB for Firecracker, 96 MiB for Cloud Hypervisor"`
 	JailerCPUQuota    int      `name:"jailer-cpu-quota" default:"0" min:"0" max:"1000000" doc:"CPU time of a jailed VM in percent of one CPU, its VMM included; 0 is no limit"`
 	JailerFDLimit     int      `name:"jailer-fd-limit" default:"2048" min:"64" max:"1048576" doc:"most files that a jailed VMM may have open"`
 	JailerIOLimit     ByteSize `name:"jailer-io-limit" default:"0" min:"0" max:"1TiB" doc:"most bytes per second that a jailed VM may read, and write, on each device that its disks are on; 0 is no limit"`

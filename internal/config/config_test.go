@@ -15,7 +15,7 @@ import (
 )
 
 func build() Choices {
-	return Choices{Backends: []string{"qemu"}, Later: []string{"firecracker", "cloudhypervisor"}}
+	return Choices{Backends: []string{"qemu"}}
 }
 
 func load(args []string, environ ...string) (Config, error) {
@@ -64,14 +64,16 @@ func TestBadValuesStopTheStart(t *testing.T) {
 		{"empty path", "UNKEY_METALD_STATE_DIR=", "is not an absolute path"},
 		{"state in assets", "UNKEY_METALD_STATE_DIR=/opt/vm-assets/state", "lies in UNKEY_METALD_ASSETS_DIR"},
 		{"unknown backend", "UNKEY_METALD_BACKEND=xen", `"xen" is none of auto, qemu`},
-		{"later backend", "UNKEY_METALD_BACKEND=firecracker", "the backend firecracker is not in this build"},
 		{"later feature", "UNKEY_METALD_OTEL_ENABLED=true", "exports no telemetry"},
 		{"later variable", "UNKEY_METALD_BILLING_ENABLED=true", "this build does not meter"},
 		{"a jail that is none", "UNKEY_METALD_JAILER_ENABLED=yes", "neither true nor false"},
 		{"jailed root", "UNKEY_METALD_JAILER_UID=0", "0 is less than the least allowed, 1"},
 		{"root's group", "UNKEY_METALD_JAILER_GID=0", "0 is less than the least allowed, 1"},
 		{"jails among other things", "UNKEY_METALD_JAILER_CHROOT_DIR=/var/lib/metald/vms", "where metald keeps other things"},
-		{"retired variable", "UNKEY_METALD_CH_ENDPOINT=/x", "one VMM per VM"},
+		{"sockets among records", "UNKEY_METALD_RUNTIME_DIR=/var/lib/metald/run", "lie beside each other"},
+		{"sockets among templates", "UNKEY_METALD_RUNTIME_DIR=/opt/vm-assets/run", "lie beside each other"},
+		{"users that overlap", "UNKEY_METALD_JAILER_UID=700999", "two of 1000 VMs could be one user"},
+		{"groups that overlap", "UNKEY_METALD_JAILER_GID=699001", "two of 1000 VMs could be one user"},
 		{"typo", "UNKEY_METALD_BAKCEND=qemu", "did you mean UNKEY_METALD_BACKEND?"},
 		{"lower case", "UNKEY_METALD_port=1", "did you mean UNKEY_METALD_PORT?"},
 		{"nonsense", "UNKEY_METALD_QQQQQQQQQQ=1", "metald -help lists them"},
@@ -91,7 +93,6 @@ func TestBadValuesStopTheStart(t *testing.T) {
 func TestBadFlags(t *testing.T) {
 	for arg, want := range map[string]string{
 		"-prot=1":      "-prot: there is no such setting; did you mean -port?",
-		"-socket=/x":   "-socket: this setting is no more",
 		"-port=x":      `-port (UNKEY_METALD_PORT): "x" is not a whole number`,
 		"serve":        `unexpected argument "serve"`,
 		"-otel-enable": "this build exports no telemetry",
@@ -102,6 +103,49 @@ func TestBadFlags(t *testing.T) {
 	}
 	if _, err := load([]string{"-help"}); !errors.Is(err, flag.ErrHelp) {
 		t.Errorf("-help: got %v", err)
+	}
+}
+
+// TestRetiredSettings is about what once was the address of a Cloud Hypervisor for all VMs. Whoever still sets it is told
+// what to do instead.
+func TestRetiredSettings(t *testing.T) {
+	for _, tt := range []struct {
+		args []string
+		env  string
+		name string
+	}{
+		{env: "UNKEY_METALD_CH_ENDPOINT=unix:///tmp/ch.sock", name: "UNKEY_METALD_CH_ENDPOINT"},
+		{env: "UNKEY_METALD_SOCKET=/tmp/ch.sock", name: "UNKEY_METALD_SOCKET"},
+		{env: "UNKEY_METALD_SOCKET=", name: "UNKEY_METALD_SOCKET"},
+		{args: []string{"-socket=/tmp/ch.sock"}, name: "-socket"},
+		{args: []string{"-socket", "/tmp/ch.sock"}, name: "-socket"},
+		{args: []string{"--socket", "/tmp/ch.sock"}, name: "-socket"},
+		{args: []string{"-ch-endpoint", "/tmp/ch.sock"}, name: "-ch-endpoint"},
+	} {
+		environ := []string{}
+		if tt.env != "" {
+			environ = append(environ, tt.env)
+		}
+		_, err := load(tt.args, environ...)
+		want := tt.name + ": this setting is no more: metald starts one VMM per VM and connects to none that runs already; " +
+			"choose the hypervisor with UNKEY_METALD_BACKEND, or for one VM with the field backend of CreateVm"
+		if err == nil || err.Error() != want {
+			t.Errorf("%v %s: got %v, want %s", tt.args, tt.env, err, want)
+		}
+	}
+}
+
+func TestRangesOfUsers(t *testing.T) {
+	for _, environ := range [][]string{
+		{"UNKEY_METALD_JAILER_UID=701000"},
+		{"UNKEY_METALD_JAILER_UID=699000"},
+		{"UNKEY_METALD_JAILER_UID=700001", "UNKEY_METALD_MAX_VMS=1"},
+		{"UNKEY_METALD_JAILER_UID=700001", "UNKEY_METALD_JAILER_ENABLED=false"},
+		{"UNKEY_METALD_JAILER_UID=1", "UNKEY_METALD_VMM_UID_BASE=0"},
+	} {
+		if _, err := load(nil, environ...); err != nil {
+			t.Errorf("%v: %v", environ, err)
+		}
 	}
 }
 
@@ -173,8 +217,8 @@ func TestOpenAddressOnRequest(t *testing.T) {
 func TestRoundTrip(t *testing.T) {
 	want := Config{
 		Backend: "qemu", Address: "::1", Port: 1, InsecureBind: true, AllowedHosts: []string{"a", "b.example"},
-		ReflectionEnabled: true, StateDir: "/s", AssetsDir: "/a", VolumesDir: "/v", MaxVMs: 5, ConsoleLogBytes: 12345,
-		VMMUIDBase: 9, QEMUBinary: "/bin/q", FirecrackerBinary: "/bin/f", JailerEnabled: true, JailerBinary: "/bin/j",
+		ReflectionEnabled: true, StateDir: "/s", RuntimeDir: "/r", AssetsDir: "/a", VolumesDir: "/v", MaxVMs: 5, ConsoleLogBytes: 12345,
+		VMMUIDBase: 9, QEMUBinary: "/bin/q", FirecrackerBinary: "/bin/f", CloudHypervisorBinary: "/bin/c", JailerEnabled: true, JailerBinary: "/bin/j",
 		JailerUID: 3, JailerGID: 4, JailerChrootDir: "/j", JailerNetNS: true, JailerPIDNS: true, JailerMemoryLimit: 7,
 		JailerCPUQuota: 250, JailerFDLimit: 100, JailerIOLimit: 8, QEMUAccel: "tcg", LogLevel: "debug", LogFormat: "json",
 		StopTimeout: 1500 * time.Millisecond, OTelEnabled: false,

@@ -10,7 +10,6 @@ import (
 // Choices is what the rest of the program contributes to the settings.
 type Choices struct {
 	Backends []string // names of the backends in this build
-	Later    []string // names of backends that metald will have and this build has not
 }
 
 // Field is one setting as its tags describe it.

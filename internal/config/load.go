@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"reflect"
-	"slices"
 	"strings"
 )
 
@@ -49,7 +48,7 @@ func (p program) read(into reflect.Value, fields []Field, fs *flag.FlagSet, args
 			if from == "" {
 				panic(fmt.Sprintf("config: the default of %s: %v", f.Name, err))
 			}
-			errs = append(errs, fmt.Errorf("%s: %w", from, hideSecret(f, later(f, text, choices, err))))
+			errs = append(errs, fmt.Errorf("%s: %w", from, hideSecret(f, err)))
 			bad[f.Name] = true
 		}
 	}
@@ -92,14 +91,6 @@ func (p program) suggestFlag(fs *flag.FlagSet, err error) error {
 	var names []string
 	fs.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
 	return fmt.Errorf("-%s: %s", name, p.whyUnknown(name, names, func(n string) string { return "-" + n }))
-}
-
-// later explains a backend that this build lacks.
-func later(f Field, text string, choices Choices, err error) error {
-	if f.Name == "backend" && slices.Contains(choices.Later, text) {
-		return fmt.Errorf("the backend %s is not in this build; it has %s", text, strings.Join(f.Choices, ", "))
-	}
-	return err
 }
 
 func hideSecret(f Field, err error) error {

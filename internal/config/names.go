@@ -25,10 +25,9 @@ func (p program) env(flag string) string {
 // retired maps settings that metald once read, by the name of the flag, to what replaced them. Names stay here for
 // ever: a setting that is ignored in silence is worse than a start that fails.
 func retired() map[string]string {
-	return map[string]string{
-		"ch-endpoint": "metald starts one VMM per VM and connects to none that runs already; choose the hypervisor with " + EnvName("backend"),
-		"socket":      "metald starts one VMM per VM and connects to none that runs already; choose the hypervisor with " + EnvName("backend"),
-	}
+	shared := "metald starts one VMM per VM and connects to none that runs already; choose the hypervisor with " + EnvName("backend") +
+		", or for one VM with the field backend of CreateVm"
+	return map[string]string{"ch-endpoint": shared, "socket": shared}
 }
 
 // absent maps beginnings of names that documentation of metald mentions to why this build does not read them.

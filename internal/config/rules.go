@@ -24,8 +24,24 @@ func (c *Config) complete(bad map[string]bool) []error {
 	if c.OTelEnabled {
 		errs = append(errs, fmt.Errorf("%s: this build exports no telemetry; leave it out or set it to false", EnvName("otel-enabled")))
 	}
+	errs = append(errs, c.checkUsers(bad)...)
 	if !bad["state-dir"] {
 		errs = append(errs, c.checkDirectories(bad)...)
+	}
+	return errs
+}
+
+// checkUsers keeps VMs from being one user: a VM has the same place in each range, so ranges may be one, or apart.
+func (c *Config) checkUsers(bad map[string]bool) []error {
+	if !c.JailerEnabled || c.VMMUIDBase == 0 || bad["vmm-uid-base"] || bad["max-vms"] {
+		return nil
+	}
+	var errs []error
+	for name, base := range map[string]int{"jailer-uid": c.JailerUID, "jailer-gid": c.JailerGID} {
+		if apart := max(base-c.VMMUIDBase, c.VMMUIDBase-base); !bad[name] && apart != 0 && apart < c.MaxVMs {
+			errs = append(errs, fmt.Errorf("%s: %d is %d away from %s, %d, so two of %d VMs could be one user on the host; make both the same, or put them at least %s apart",
+				EnvName(name), base, apart, EnvName("vmm-uid-base"), c.VMMUIDBase, c.MaxVMs, EnvName("max-vms")))
+		}
 	}
 	return errs
 }
@@ -40,6 +56,17 @@ func (c *Config) checkDirectories(bad map[string]bool) []error {
 	if !bad["volumes-dir"] && within(c.StateDir, c.VolumesDir) {
 		errs = append(errs, fmt.Errorf("%s: %q lies in %s, whose files may be attached to any VM, and metald's records are not for guests",
 			EnvName("state-dir"), c.StateDir, EnvName("volumes-dir")))
+	}
+	if c.RuntimeDir != "" && !bad["runtime-dir"] {
+		if within(c.StateDir, c.RuntimeDir) || within(c.RuntimeDir, c.StateDir) {
+			errs = append(errs, fmt.Errorf("%s: %q and %s are to lie beside each other; leave it out to have everything in one directory",
+				EnvName("runtime-dir"), c.RuntimeDir, EnvName("state-dir")))
+		}
+		for name, dir := range map[string]string{"assets-dir": c.AssetsDir, "volumes-dir": c.VolumesDir, "jailer-chroot-dir": c.JailerChrootDir} {
+			if !bad[name] && (within(dir, c.RuntimeDir) || within(c.RuntimeDir, dir)) {
+				errs = append(errs, fmt.Errorf("%s: %q and %s are to lie beside each other", EnvName("runtime-dir"), c.RuntimeDir, EnvName(name)))
+			}
+		}
 	}
 	rooms := []string{filepath.Join(c.StateDir, "vms"), filepath.Join(c.StateDir, "run")}
 	if !bad["jailer-chroot-dir"] {

@@ -3,6 +3,7 @@ package console
 import (
 	"bytes"
 	"io"
+	"strings"
 	"sync"
 )
 
@@ -49,7 +50,8 @@ func (w *Watch) Write(p []byte) (int, error) {
 func (w *Watch) Panicked() (line string, yes bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return string(w.panic.line), w.panic.last()
+	// Where nothing restarts it, Linux ends the trace with the same words: ---[ end Kernel panic - not syncing: why ]---
+	return strings.TrimSuffix(string(w.panic.line), " ]---"), w.panic.last()
 }
 
 // PoweredOff says whether the last that the kernel had to say was that it powered off or halted.

@@ -27,6 +27,15 @@ func TestPanicOnTheConsole(t *testing.T) {
 	}
 }
 
+// A kernel that is not to restart says the words again where its trace ends.
+func TestThePanicsLineIsTheSameAtItsEnd(t *testing.T) {
+	w := Watch{}
+	_, _ = w.Write([]byte("Kernel panic - not syncing: x\nCPU: 0\n---[ end Kernel panic - not syncing: x ]---\n"))
+	if line, yes := w.Panicked(); !yes || line != "Kernel panic - not syncing: x" {
+		t.Errorf("%q, %v", line, yes)
+	}
+}
+
 func TestNoPanicOnTheConsole(t *testing.T) {
 	for name, text := range map[string]string{
 		"nothing":   "",

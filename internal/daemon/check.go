@@ -14,9 +14,9 @@ import (
 // errUnusable is Check's error; what is wrong has been written.
 var errUnusable = errors.New("metald cannot run VMs on this host as it is configured")
 
-// Check writes, for each backend, whether this host can run it and what it lacks. Its error says that the
+// Check writes, for each backend of list, whether this host can run it and what it lacks. Its error says that the
 // configured backend (for auto: every backend) cannot be used.
-func Check(ctx context.Context, cfg config.Config, w io.Writer) error {
+func Check(ctx context.Context, cfg config.Config, list []backend.Descriptor, w io.Writer) error {
 	log := slog.New(slog.DiscardHandler)
 	host, err := newHost(cfg, log)
 	if err != nil {
@@ -24,7 +24,7 @@ func Check(ctx context.Context, cfg config.Config, w io.Writer) error {
 	}
 	chosen := ""
 	judgeAll := func(ctx context.Context) error {
-		for _, d := range backend.All() {
+		for _, d := range list {
 			v := judge(ctx, d, host)
 			if v.lacks != nil {
 				fmt.Fprintf(w, "%s: not usable: %v\n", d.Name, v.lacks)
@@ -40,13 +40,11 @@ func Check(ctx context.Context, cfg config.Config, w io.Writer) error {
 	if err := withHost(ctx, host, judgeAll); err != nil {
 		return err
 	}
-	for _, name := range backend.Later() {
-		fmt.Fprintf(w, "%s: not in this build\n", name)
-	}
 	if chosen == "" {
 		fmt.Fprintf(w, "%s=%s: no VM can run\n", config.EnvName("backend"), cfg.Backend)
 		return errUnusable
 	}
-	fmt.Fprintf(w, "%s=%s: VMs run on %s\n", config.EnvName("backend"), cfg.Backend, chosen)
+	fmt.Fprintf(w, "%s=%s: VMs run on %s, but for those that ask for another in the field backend of CreateVm\n",
+		config.EnvName("backend"), cfg.Backend, chosen)
 	return nil
 }

@@ -17,18 +17,24 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/config"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/disk"
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/store"
 )
 
-// Run runs metald until ctx ends, and returns when everything of it has stopped.
-func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
+// Run runs metald, with the backends of list, until ctx ends, and returns when everything of it has stopped.
+func Run(ctx context.Context, cfg config.Config, list []backend.Descriptor, log *slog.Logger) error {
 	state, err := openStateDir(cfg.StateDir)
 	if err != nil {
 		return err
 	}
 	defer state.Close()
+	if cfg.RuntimeDir != "" {
+		runtime, err := openDir(config.EnvName("runtime-dir"), cfg.RuntimeDir)
+		if err != nil {
+			return err
+		}
+		defer runtime.Close()
+	}
 	if err := os.MkdirAll(cfg.VolumesDir, 0o711); err != nil {
 		return fmt.Errorf("%s: %w", config.EnvName("volumes-dir"), err)
 	}
@@ -45,28 +51,33 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 	if err != nil {
 		return errors.Join(err, records.Close())
 	}
-	serve := func(ctx context.Context) error { return serve(ctx, cfg, log, host, records, listener) }
+	serve := func(ctx context.Context) error { return serve(ctx, cfg, list, log, host, records, listener) }
 	return errors.Join(withHost(ctx, host, serve), records.Close())
 }
 
 // serve takes over the VMs of an earlier metald, then answers calls until ctx ends.
-func serve(ctx context.Context, cfg config.Config, log *slog.Logger, host backend.Host, records store.Store, listener net.Listener) error {
-	chosen, err := choose(ctx, cfg.Backend, backend.All(), host, log)
+func serve(ctx context.Context, cfg config.Config, list []backend.Descriptor, log *slog.Logger, host backend.Host, records store.Store, listener net.Listener) error {
+	chosen, err := choose(ctx, cfg.Backend, list, host, log)
 	if err != nil {
 		return err
 	}
 	uids, gids := owners(cfg, chosen.Name())
-	if _, err := os.Stat(cfg.JailerChrootDir); err == nil { // jailed or not: VMs of an earlier start may be there
-		lock, err := jail.Lock(cfg.JailerChrootDir)
-		if err != nil {
-			return fmt.Errorf("%s: %w", config.EnvName("jailer-chroot-dir"), err)
-		}
-		defer lock.Close()
+	jails := &jails{dir: cfg.JailerChrootDir}
+	defer jails.Close()
+	if err := jails.own(); err != nil { // jailed or not: VMs of an earlier start may be there
+		return err
+	}
+	others, err := others(cfg, list, chosen.Name(), host, jails)
+	if err != nil {
+		return err
 	}
 	manager := vm.New(vm.Config{
 		Backend:      chosen,
+		Others:       others,
+		Strangers:    strangers{host.Supervisor},
 		Store:        records,
 		StateDir:     cfg.StateDir,
+		RunDir:       runDir(cfg),
 		Roots:        disk.Roots{Assets: cfg.AssetsDir, Volumes: cfg.VolumesDir},
 		MaxVMs:       cfg.MaxVMs,
 		UIDBase:      uids,
@@ -81,10 +92,10 @@ func serve(ctx context.Context, cfg config.Config, log *slog.Logger, host backen
 		VMs:          manager,
 		Log:          log,
 		Backend:      chosen.Name(),
-		Capabilities: chosen.Capabilities(),
+		Capabilities: capabilitiesOf(chosen, others),
 		AllowedHosts: cfg.AllowedHosts,
 		PublicPaths:  []string{cfg.AssetsDir, cfg.VolumesDir},
-		Status:       func() []api.ComponentStatus { return status(cfg) },
+		Status:       func() []api.ComponentStatus { return append(status(cfg), backendStatus(manager)...) },
 		Reflection:   cfg.ReflectionEnabled,
 		DrainTimeout: cfg.StopTimeout,
 	})
@@ -115,6 +126,14 @@ func listen(cfg config.Config) (net.Listener, error) {
 		return nil, fmt.Errorf("%s: %w", config.EnvName("address"), err)
 	}
 	return listener, nil
+}
+
+// runDir is in a directory of its own, where nothing else is that could be taken for what belongs to no VM.
+func runDir(cfg config.Config) string {
+	if cfg.RuntimeDir == "" {
+		return ""
+	}
+	return filepath.Join(cfg.RuntimeDir, "run")
 }
 
 func jailed(cfg config.Config, name string) bool { return cfg.JailerEnabled && backend.Jails(name) }

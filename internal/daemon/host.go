@@ -31,8 +31,12 @@ func newHost(cfg config.Config, log *slog.Logger) (backend.Host, error) {
 		Log:        log,
 
 		FirecrackerBinary: cfg.FirecrackerBinary,
-		MustProveKVM:      cfg.Backend == auto,
-		Jail:              jailConfig(cfg),
+		JailerBinary:      cfg.JailerBinary,
+
+		CloudHypervisorBinary: cfg.CloudHypervisorBinary,
+
+		MustProveKVM: cfg.Backend == auto,
+		Jail:         jailConfig(cfg),
 	}, nil
 }
 
@@ -42,7 +46,6 @@ func jailConfig(cfg config.Config) *backend.Jail {
 		return nil
 	}
 	return &backend.Jail{
-		Binary:       cfg.JailerBinary,
 		Dir:          cfg.JailerChrootDir,
 		NetNamespace: cfg.JailerNetNS,
 		PIDNamespace: cfg.JailerPIDNS,

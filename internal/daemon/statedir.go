@@ -12,26 +12,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stateDir is a state directory that this process alone may use, until Close.
+// stateDir is a directory that this process alone may use, until Close.
 type stateDir struct{ lock *os.File }
 
-// openStateDir makes the directory where it is missing and locks it. A lock ends with the process that holds it,
+func openStateDir(path string) (*stateDir, error) { return openDir("UNKEY_METALD_STATE_DIR", path) }
+
+// openDir makes the directory where it is missing and locks it. A lock ends with the process that holds it,
 // however that ends.
-func openStateDir(path string) (*stateDir, error) {
+func openDir(setting, path string) (*stateDir, error) {
 	if err := os.MkdirAll(path, 0o711); err != nil {
-		return nil, fmt.Errorf("UNKEY_METALD_STATE_DIR: %w", err)
+		return nil, fmt.Errorf("%s: %w", setting, err)
 	}
-	if err := checkOwner(path); err != nil {
+	if err := checkOwner(setting, path); err != nil {
 		return nil, err
 	}
 	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("UNKEY_METALD_STATE_DIR: %w", err)
+		return nil, fmt.Errorf("%s: %w", setting, err)
 	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		defer lock.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("UNKEY_METALD_STATE_DIR: %s is in use by another metald%s; end it, or give this one a directory of its own", path, holder(lock))
+			return nil, fmt.Errorf("%s: %s is in use by another metald%s; end it, or give this one a directory of its own", setting, path, holder(lock))
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
@@ -44,20 +46,20 @@ func openStateDir(path string) (*stateDir, error) {
 func (d *stateDir) Close() error { return d.lock.Close() }
 
 // checkOwner refuses a directory in which another user could change what metald believes.
-func checkOwner(path string) error {
+func checkOwner(setting, path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
-		return fmt.Errorf("UNKEY_METALD_STATE_DIR: %w", err)
+		return fmt.Errorf("%s: %w", setting, err)
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !info.IsDir() || !ok {
-		return fmt.Errorf("UNKEY_METALD_STATE_DIR: %s is not a directory", path)
+		return fmt.Errorf("%s: %s is not a directory", setting, path)
 	}
 	if int(st.Uid) != os.Geteuid() {
-		return fmt.Errorf("UNKEY_METALD_STATE_DIR: %s belongs to uid %d and metald runs as uid %d", path, st.Uid, os.Geteuid())
+		return fmt.Errorf("%s: %s belongs to uid %d and metald runs as uid %d", setting, path, st.Uid, os.Geteuid())
 	}
 	if info.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("UNKEY_METALD_STATE_DIR: other users can write to %s (mode %04o); chmod go-w it", path, info.Mode().Perm())
+		return fmt.Errorf("%s: other users can write to %s (mode %04o); chmod go-w it", setting, path, info.Mode().Perm())
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ const EnvFile = "contrib/systemd/metald.env.example"
 
 // Choices is what this build contributes to the settings.
 func Choices() config.Choices {
-	return config.Choices{Backends: backend.Names(), Later: backend.Later()}
+	return config.Choices{Backends: backend.Names()}
 }
 
 // Regions returns the text of every part by its name.
@@ -33,6 +33,7 @@ func Regions() map[string]string {
 		"backend-matrix": backendMatrix(backend.All()),
 		"transitions":    transitions(),
 		"error-codes":    api.ErrorCodesTable(),
+		"conformance":    conformanceTable(),
 	}
 }
 

@@ -1,11 +1,16 @@
 package docgen
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest/toy"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/conformance"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/fake"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/docgen/results"
 )
 
 func TestRewrite(t *testing.T) {
@@ -65,6 +70,65 @@ func TestBackendMatrix(t *testing.T) {
 	} {
 		if !strings.Contains(got, want+"\n") {
 			t.Errorf("the matrix lacks %q:\n%s", want, got)
+		}
+	}
+}
+
+// One line in the list is all that the documentation needs of a backend.
+func TestDocumentationOfAFourth(t *testing.T) {
+	list := append(backend.All(), backend.Descriptor{Name: toy.Name, New: func(backend.Host) (types.Backend, error) { return toy.New(fake.NewHost()), nil }})
+	head, _, _ := strings.Cut(backendMatrix(list), "\n")
+	if !strings.HasSuffix(head, "| toy |") {
+		t.Errorf("the matrix begins with %s", head)
+	}
+	record := results.Record{}
+	if got := record.Table(chapters(), []string{toy.Name}); !strings.Contains(got, "| A | toy |") || !strings.Contains(got, "not run: there is no result") {
+		t.Errorf("a backend that was not run is not in the table:\n%s", got)
+	}
+}
+
+// What is not known of a backend has a reason, and every sentence has its row.
+func TestConformanceTableHasNoUnexplainedHole(t *testing.T) {
+	record, err := results.Recorded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for column, run := range record {
+		if run.VMM == "" || run.VMM == "unknown" || run.Host == "" || len(run.Results) == 0 {
+			t.Errorf("%s: it does not say on what it ran: %+v", column, run)
+		}
+	}
+	got := conformanceTable()
+	number := regexp.MustCompile(`\(([0-9]+)\) `)
+	explained := map[string]bool{}
+	for line := range strings.Lines(got) {
+		if m := number.FindStringSubmatch(line); m != nil && strings.HasPrefix(line, "(") && len(line) > len(m[0])+5 {
+			explained[m[1]] = true
+		}
+	}
+	columns := len(record)
+	for _, name := range backend.Names() {
+		if !strings.Contains(got, name) {
+			t.Errorf("the backend %s is not in the table", name)
+		}
+	}
+	cell := regexp.MustCompile(`^(yes|(?:-|\*\*no\*\*) \(([0-9]+)\))$`)
+	for _, c := range conformance.Chapters() {
+		if !strings.Contains(got, "| **"+c.Title+"** |\n") {
+			t.Errorf("there is no chapter %s", c.Title)
+		}
+		for _, s := range c.Sentences {
+			_, rest, ok := strings.Cut(got, "\n| "+s+" | ")
+			row, _, _ := strings.Cut(rest, " |\n")
+			cells := strings.Split(row, " | ")
+			if !ok || len(cells) < columns {
+				t.Errorf("%q has %d of %d columns", s, len(cells), columns)
+			}
+			for _, text := range cells {
+				if m := cell.FindStringSubmatch(text); m == nil || m[2] != "" && !explained[m[2]] {
+					t.Errorf("%q has the unexplained hole %q", s, text)
+				}
+			}
 		}
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"strings"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/conformance"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/docgen/results"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 )
 
@@ -33,6 +35,23 @@ func backendMatrix(list []backend.Descriptor) string {
 		add("`"+string(f)+"`", func(c types.Capabilities) string { return support(c.Fields[f]) })
 	}
 	return table(rows)
+}
+
+// conformanceTable is what came of each sentence of the suite on each backend.
+func conformanceTable() string {
+	record, err := results.Recorded()
+	if err != nil {
+		panic(err) // the record is part of this build
+	}
+	return record.Table(chapters(), backend.Names())
+}
+
+func chapters() []results.Chapter {
+	var all []results.Chapter
+	for _, c := range conformance.Chapters() {
+		all = append(all, results.Chapter(c))
+	}
+	return all
 }
 
 // capabilities asks a backend that is made for no host; making it touches none.

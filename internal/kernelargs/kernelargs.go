@@ -30,3 +30,37 @@ func split(line string) []string {
 		return !quoted && unicode.IsSpace(r)
 	})
 }
+
+// Without returns line without the arguments for the kernel that are exactly word, each with the white space behind it.
+// The rest stays as it was written.
+func Without(line, word string) string {
+	var kept strings.Builder
+	for rest := line; rest != ""; {
+		end := wordEnd(rest)
+		if rest[:end] == "--" {
+			kept.WriteString(rest)
+			break
+		}
+		next := len(rest) - len(strings.TrimLeftFunc(rest[end:], unicode.IsSpace))
+		if rest[:end] != word {
+			kept.WriteString(rest[:next])
+		}
+		rest = rest[next:]
+	}
+	return kept.String()
+}
+
+// wordEnd is the length of the word that text begins with, by the rule of split.
+func wordEnd(text string) int {
+	quoted := false
+	end := strings.IndexFunc(text, func(r rune) bool {
+		if r == '"' {
+			quoted = !quoted
+		}
+		return !quoted && unicode.IsSpace(r)
+	})
+	if end < 0 {
+		return len(text)
+	}
+	return end
+}

@@ -27,3 +27,20 @@ func TestNames(t *testing.T) {
 		}
 	}
 }
+
+func TestWithout(t *testing.T) {
+	for line, want := range map[string]string{
+		"":                         "",
+		"pci=off":                  "",
+		"a  pci=off b":             "a  b",
+		" pci=off pci=off\tq ":     " q ",
+		"pci=offset pci= xpci=off": "pci=offset pci= xpci=off",
+		"pci=off a -- pci=off":     "a -- pci=off",
+		`x="pci=off y" pci=off`:    `x="pci=off y" `,
+		`x="a pci=off b`:           `x="a pci=off b`,
+	} {
+		if got := kernelargs.Without(line, "pci=off"); got != want {
+			t.Errorf("%q became %q, want %q", line, got, want)
+		}
+	}
+}

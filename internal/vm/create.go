@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"os"
 	"path/filepath"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
@@ -15,18 +16,29 @@ import (
 // Create makes a VM and its VMM, which does not run yet. An empty id gets a random one. The same id with the
 // same spec returns the VM as it is; with another spec KindExists. A caller who gives up leaves nothing behind.
 func (m *Manager) Create(ctx context.Context, id types.VMID, spec types.Spec) (Info, error) {
+	return m.CreateOn(ctx, "", id, spec)
+}
+
+// CreateOn is Create on a backend that is asked for by name; "" is the manager's own. A name that is none of a backend
+// is KindInvalid, a backend that this host cannot run KindPrecondition. With the same spec, a VM on another backend
+// than is asked for is KindExists; who asks for none takes it as it is.
+func (m *Manager) CreateOn(ctx context.Context, backend string, id types.VMID, spec types.Spec) (Info, error) {
+	on, err := m.fleet.named(backend)
+	if err != nil {
+		return Info{}, err
+	}
 	if id == "" {
 		id = randomID()
 	}
 	for {
-		e, mine, err := m.claimID(id)
+		e, mine, err := m.claimID(id, on.Name())
 		if err != nil {
 			return Info{}, err
 		}
 		if mine {
 			return m.create(ctx, e, spec)
 		}
-		info, again, err := e.createdBefore(ctx, spec)
+		info, again, err := e.createdBefore(ctx, backend, spec)
 		if !again {
 			return info, err
 		}
@@ -34,7 +46,7 @@ func (m *Manager) Create(ctx context.Context, id types.VMID, spec types.Spec) (I
 }
 
 // claimID makes a new entry for id, or returns the one that has it.
-func (m *Manager) claimID(id types.VMID) (e *entry, mine bool, err error) {
+func (m *Manager) claimID(id types.VMID, backend string) (e *entry, mine bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if e := m.byID[id]; e != nil {
@@ -49,7 +61,7 @@ func (m *Manager) claimID(id types.VMID) (e *entry, mine bool, err error) {
 	m.seq++
 	now := m.cfg.Now()
 	e = m.newEntry(store.Record{
-		ID: id, Seq: m.seq, Slot: m.slots.take(), Phase: store.Creating, Backend: m.cfg.Backend.Name(),
+		ID: id, Seq: m.seq, Slot: m.slots.take(), Phase: store.Creating, Backend: backend,
 		CreatedAt: now, ModifiedAt: now,
 	})
 	m.byID[id] = e
@@ -73,16 +85,24 @@ func (e *entry) openConsole() error {
 	return nil
 }
 
-func (e *entry) consoleDir() string { return filepath.Join(e.m.vmDir(e.id), "console") }
+// consoleDir is the VM's own directory, as another one for each VM costs more than all that is logged; or the one that an
+// earlier metald made in it.
+func (e *entry) consoleDir() string {
+	earlier := filepath.Join(e.m.vmDir(e.id), "console")
+	if _, err := os.Lstat(earlier); err == nil {
+		return earlier
+	}
+	return e.m.vmDir(e.id)
+}
 
 // createdBefore answers a create for an id that is taken. again says that it no longer is.
-func (e *entry) createdBefore(ctx context.Context, spec types.Spec) (info Info, again bool, err error) {
+func (e *entry) createdBefore(ctx context.Context, backend string, spec types.Spec) (info Info, again bool, err error) {
 	select {
 	case <-e.born:
 	case <-ctx.Done():
 		return Info{}, false, canceled(ctx)
 	}
-	if e.stuck.Load() {
+	if e.stuck.Load() && !e.hidden.Load() { // hidden: it could be in the end, and is gone in a moment
 		return Info{}, false, types.Errorf(types.KindUnavailable,
 			"what an earlier VM %s left cannot be removed; metald tries again every few seconds, and its log says why", e.id)
 	}
@@ -97,6 +117,9 @@ func (e *entry) createdBefore(ctx context.Context, spec types.Spec) (info Info, 
 	info = *e.snapshot.Load()
 	if !sameSpec(info.Spec, spec) {
 		return Info{}, false, types.Errorf(types.KindExists, "VM %s exists with another config", e.id)
+	}
+	if backend != "" && backend != info.Backend {
+		return Info{}, false, types.Errorf(types.KindExists, "VM %s exists on the backend %s", e.id, info.Backend)
 	}
 	return info, false, nil
 }
@@ -142,7 +165,7 @@ func (e *entry) create(ctx context.Context) error {
 	defer close(e.born)
 	undo := e.undo // also after a fault of ours, or the id would be lost
 	defer func() { undo() }()
-	f, err := e.prepare()
+	f, err := e.prepare(ctx)
 	if err != nil {
 		undo = e.forget
 		return err
@@ -165,7 +188,14 @@ func (e *entry) undo() {
 }
 
 // prepare is what leaves nothing on this host.
-func (e *entry) prepare() (files, error) {
+func (e *entry) prepare(ctx context.Context) (files, error) {
+	b, err := e.backend()
+	if err == nil {
+		err = b.usable(ctx, "backend")
+	}
+	if err != nil {
+		return files{}, err
+	}
 	if err := e.openConsole(); err != nil {
 		return files{}, err
 	}
@@ -185,7 +215,11 @@ func (e *entry) make(ctx context.Context, f files) (types.Machine, error) {
 	if err := e.save(); err != nil {
 		return nil, errNotSaved
 	}
-	uid, gid := e.m.owner(e.rec.Slot)
+	b, err := e.backend()
+	if err != nil {
+		return nil, err
+	}
+	uid, gid := b.owner(e.rec.Slot)
 	if err := e.m.makeDir(ctx, e.id, uid, gid, f); err != nil {
 		return nil, err
 	}

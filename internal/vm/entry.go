@@ -198,6 +198,15 @@ func (e *entry) enter(state lifecycle.State) {
 	e.publish()
 }
 
+// backend is the one that the VM was created on.
+func (e *entry) backend() (*member, error) {
+	b, err := e.m.fleet.named(e.rec.Backend)
+	if err != nil {
+		return nil, types.Errorf(types.KindPrecondition, "VM %s is one of the backend %s, which this metald has not", e.id, e.rec.Backend)
+	}
+	return b, nil
+}
+
 // publish shows readers the record as it is now.
 func (e *entry) publish() {
 	r := &e.rec

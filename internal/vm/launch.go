@@ -13,6 +13,10 @@ import (
 // that of a VMM which did not end, and the next launch ends it first.
 func (e *entry) launch(ctx context.Context, f files) (types.Machine, error) {
 	m := e.m
+	b, err := e.backend()
+	if err != nil {
+		return nil, err
+	}
 	select {
 	case m.launches <- struct{}{}:
 	case <-ctx.Done():
@@ -24,12 +28,12 @@ func (e *entry) launch(ctx context.Context, f files) (types.Machine, error) {
 	if err := e.clear(ctx); err != nil {
 		return nil, err
 	}
-	uid, gid := m.owner(e.rec.Slot)
+	uid, gid := b.owner(e.rec.Slot)
 	e.rec.Incarnation++
-	machine, err := m.cfg.Backend.Create(ctx, types.CreateRequest{
+	machine, err := b.Create(ctx, types.CreateRequest{
 		ID: e.id, Incarnation: e.rec.Incarnation, Spec: e.rec.Spec,
 		Kernel: f.kernel, Initrd: f.initrd, Disks: f.disks,
-		RunDir: m.runDir(e.id, e.rec.Incarnation), UID: uid, GID: gid,
+		RunDir: m.runDir(e.id, e.rec.Incarnation), RootDir: m.rootDir(e.id, e.rec.Incarnation), UID: uid, GID: gid,
 		Console: e.console, Ended: e.observeEnd, Stopped: e.observeStop,
 		Commit: func(h types.Handle) error {
 			defer next()

@@ -1,7 +1,6 @@
 package vm
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -19,9 +18,12 @@ import (
 
 // Config is what a Manager is made of.
 type Config struct {
-	Backend      types.Backend
+	Backend      types.Backend // of VMs that ask for none; found usable before
+	Others       []Other       // backends that VMs may ask for
+	Strangers    Strangers     // nil: VMMs of backends that are none of these are left alone
 	Store        store.Store
 	StateDir     string // VMs live below vms/ and run/ in it
+	RunDir       string // of the VMMs' sockets, FIFOs and counters, which no restart of the host needs; "" is run/ in StateDir
 	Roots        disk.Roots
 	MaxVMs       int
 	UIDBase      uint32 // VMMs run as UIDBase + slot; 0: as metald
@@ -34,6 +36,7 @@ type Config struct {
 // Manager holds the VMs of this host.
 type Manager struct {
 	cfg      Config
+	fleet    fleet
 	launches chan struct{} // bounds how many VMM processes are being made at once; none waits until another is ready
 	runners  sync.WaitGroup
 	opCtx    context.Context // of every operation; ends when Run gives up waiting for them
@@ -66,9 +69,13 @@ func New(cfg Config) *Manager {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.RunDir == "" {
+		cfg.RunDir = filepath.Join(cfg.StateDir, "run")
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Manager{
 		cfg:      cfg,
+		fleet:    newFleet(cfg),
 		launches: make(chan struct{}, maxLaunches),
 		opCtx:    ctx,
 		cancel:   cancel,
@@ -150,16 +157,21 @@ func (m *Manager) vmDir(id types.VMID) string {
 
 // runDir is where a VMM of one incarnation has its sockets. A VM id has no dot in it.
 func (m *Manager) runDir(id types.VMID, incarnation uint64) string {
-	return filepath.Join(m.cfg.StateDir, "run", fmt.Sprintf("%s.%d", id, incarnation))
+	return filepath.Join(m.cfg.RunDir, runName(id, incarnation))
 }
 
-// owner is the user and the group that a VMM in slot runs as; 0 is metald's own.
-func (m *Manager) owner(slot uint32) (uid, gid uint32) {
-	if m.cfg.UIDBase == 0 {
-		return 0, 0
+// rootDir is where a VMM of one incarnation finds its files, which are links: on the file system of the state directory.
+// "" is in its run directory, which is there too.
+func (m *Manager) rootDir(id types.VMID, incarnation uint64) string {
+	if beside := m.besideState(); beside != m.cfg.RunDir {
+		return filepath.Join(beside, runName(id, incarnation))
 	}
-	return m.cfg.UIDBase + slot, cmp.Or(m.cfg.GIDBase, m.cfg.UIDBase) + slot
+	return ""
 }
+
+func (m *Manager) besideState() string { return filepath.Join(m.cfg.StateDir, "run") }
+
+func runName(id types.VMID, incarnation uint64) string { return fmt.Sprintf("%s.%d", id, incarnation) }
 
 // randomID makes an id for a caller who sent none: 128 random bits, never the clock.
 func randomID() types.VMID { return types.VMID("vm-" + strings.ToLower(rand.Text())) }

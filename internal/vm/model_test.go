@@ -34,6 +34,8 @@ type metald struct {
 	store   *store.Failing
 	failPut atomic.Bool // the next Put fails
 	wrap    func(types.Backend) types.Backend
+	others  []vm.Other
+	strange vm.Strangers
 	stop    func()
 }
 
@@ -74,7 +76,7 @@ func (d *metald) start() {
 		backend = d.wrap(backend)
 	}
 	d.Manager = vm.New(vm.Config{
-		Backend: backend, Store: d.store, StateDir: d.dir, Roots: d.roots,
+		Backend: backend, Others: d.others, Strangers: d.strange, Store: d.store, StateDir: d.dir, Roots: d.roots,
 		MaxVMs: 1000, ConsoleBytes: 4096, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err := d.Restore(context.Background()); err != nil {

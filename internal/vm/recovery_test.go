@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -33,7 +32,7 @@ func TestOneBrokenVMDoesNotStopTheStart(t *testing.T) {
 	d.running("a")
 	d.running("b")
 	d.stop()
-	broken := filepath.Join(d.dir, "vms", "a", "console")
+	broken := filepath.Join(d.dir, "vms", "a") // where its console log is
 	if err := errors.Join(os.RemoveAll(broken), os.WriteFile(broken, []byte("no directory"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
@@ -292,72 +291,6 @@ func TestAskingAgainCostsNothing(t *testing.T) {
 	}
 	if more := runtime.NumGoroutine() - before; more > 20 {
 		t.Errorf("100 shutdowns that nobody waits for left %d goroutines", more)
-	}
-	d.close()
-}
-
-// A VM may outlive a change of backends; then what it is and has is the new one's.
-func TestBootOnAnotherBackend(t *testing.T) {
-	defer goleak.VerifyNone(t)
-	d := newMetald(t)
-	for id, change := range map[types.VMID]func(*types.Spec){"plain": func(*types.Spec) {}, "hotplug": func(s *types.Spec) { s.Memory.Hotplug = true }} {
-		d.running(id)
-		if _, err := d.Shutdown(t.Context(), id, true, 0); err != nil {
-			t.Fatal(err)
-		}
-		d.stop()
-		records, err := d.store.All()
-		if err != nil {
-			t.Fatal(err)
-		}
-		rec := records[slices.IndexFunc(records, func(rec store.Record) bool { return rec.ID == id })]
-		rec.Backend = "another"
-		change(&rec.Spec)
-		if err := d.store.Put(rec); err != nil {
-			t.Fatal(err)
-		}
-		d.start()
-	}
-	if info, err := d.Get("plain"); err != nil || info.Backend != "another" {
-		t.Errorf("%+v, %v", info, err)
-	}
-	if info, err := d.Boot(t.Context(), "plain"); err != nil || info.Backend != fake.Name {
-		t.Errorf("booted %+v, %v", info, err)
-	}
-	_, err := d.Boot(t.Context(), "hotplug")
-	if types.KindOf(err) != types.KindUnsupported || !strings.Contains(err.Error(), "hotplug") {
-		t.Errorf("a field that this backend cannot do: %v", err)
-	}
-	d.close()
-}
-
-func TestAVMMOfAnotherBackend(t *testing.T) {
-	defer goleak.VerifyNone(t)
-	d := newMetald(t)
-	d.running("a")
-	change := func(change func(*types.Handle)) {
-		d.stop()
-		records, err := d.store.All()
-		if err != nil || len(records) != 1 {
-			t.Fatalf("the records are %+v, %v", records, err)
-		}
-		change(records[0].Handle)
-		if err := d.store.Put(records[0]); err != nil {
-			t.Fatal(err)
-		}
-		d.start()
-	}
-	change(func(h *types.Handle) { h.Backend = "another" })
-	if info, err := d.Get("a"); err != nil || info.State != lifecycle.Running || !strings.Contains(info.Health, "UNKEY_METALD_BACKEND=another") {
-		t.Errorf("it is %+v, %v", info, err)
-	}
-	if _, err := d.Shutdown(t.Context(), "a", true, 0); types.KindOf(err) != types.KindPrecondition {
-		t.Errorf("shut down by force: %v", err)
-	}
-	d.host.Reboot()
-	change(func(h *types.Handle) { h.Process.BootID = "of an earlier boot" })
-	if info, err := d.Get("a"); err != nil || info.State != lifecycle.Shutdown || info.Exit == nil || info.Exit.Reason != types.ReasonHostReboot {
-		t.Errorf("after a restart of the host it is %+v, %v", info, err)
 	}
 	d.close()
 }

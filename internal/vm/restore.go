@@ -27,8 +27,7 @@ const adoptions = 64
 // Restore takes over what earlier metalds left: it adopts the VMMs that are alive, notes the end of those that
 // are not, finishes what was begun, and removes what belongs to no VM. Call it once, before the API serves.
 func (m *Manager) Restore(ctx context.Context) error {
-	for _, name := range []string{"vms", "run"} {
-		path := filepath.Join(m.cfg.StateDir, name)
+	for _, path := range m.rooms() {
 		if err := os.MkdirAll(path, 0o700); err != nil {
 			return err
 		}
@@ -43,12 +42,17 @@ func (m *Manager) Restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for i := range records {
+		records[i].Backend = m.backendOf(records[i])
+	}
 	if m.seq, err = m.cfg.Store.LastSeq(); err != nil {
 		return err
 	}
 	m.reserve(records)
-	if err := m.cfg.Backend.Sweep(ctx, handles(records)); err != nil {
-		m.cfg.Log.Error("what belongs to no VM could not be removed; the next start will", "backend", m.cfg.Backend.Name(), "error", err)
+	for _, b := range m.fleet {
+		if err := b.Sweep(ctx, handles(records)); err != nil {
+			m.cfg.Log.Error("what belongs to no VM could not be removed; the next start will", "backend", b.Name(), "error", err)
+		}
 	}
 	if err := m.sweep(records); err != nil {
 		return err
@@ -78,6 +82,14 @@ func (m *Manager) reserve(records []store.Record) {
 		}
 	}
 	m.slots.reserve(used)
+}
+
+// backendOf is the backend of a VM: that of its VMM where the record does not say, and this manager's own where there is none.
+func (m *Manager) backendOf(rec store.Record) string {
+	if rec.Backend == "" && rec.Handle != nil {
+		return rec.Handle.Backend
+	}
+	return cmp.Or(rec.Backend, m.fleet[0].Name())
 }
 
 func rank(rec store.Record) int {
@@ -356,6 +368,16 @@ func handles(records []store.Record) []types.Handle {
 	return all
 }
 
+// rooms are the directories that VMs' directories are in. Run directories of an earlier metald may be in the state
+// directory though this one makes them elsewhere.
+func (m *Manager) rooms() []string {
+	rooms := []string{filepath.Join(m.cfg.StateDir, "vms"), m.besideState()}
+	if m.cfg.RunDir != m.besideState() {
+		rooms = append(rooms, m.cfg.RunDir)
+	}
+	return rooms
+}
+
 // sweep removes directories that belong to no VM. It comes before anything boots, which would want one of them.
 func (m *Manager) sweep(records []store.Record) error {
 	owned := map[string]bool{}
@@ -363,10 +385,10 @@ func (m *Manager) sweep(records []store.Record) error {
 		owned[m.vmDir(rec.ID)] = true
 		if rec.Handle != nil {
 			owned[rec.Handle.RunDir] = true
+			owned[filepath.Join(m.besideState(), filepath.Base(rec.Handle.RunDir))] = true // its root, if it has one there
 		}
 	}
-	for _, parent := range []string{"vms", "run"} {
-		parent = filepath.Join(m.cfg.StateDir, parent)
+	for _, parent := range m.rooms() {
 		entries, err := os.ReadDir(parent)
 		if err != nil {
 			return err

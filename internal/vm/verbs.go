@@ -124,11 +124,12 @@ func (e *entry) boot(ctx context.Context) error {
 
 // relaunch gives a VM that was shut down the VMM of its next incarnation.
 func (e *entry) relaunch(ctx context.Context) error {
-	if backend := e.m.cfg.Backend; e.rec.Backend != backend.Name() {
-		// It was created for another, and this one may not drop in silence what it cannot do.
-		for _, refusal := range backend.Capabilities().Refusals(backend.Name(), e.rec.Spec) {
-			return refusal
-		}
+	b, err := e.backend()
+	if err != nil {
+		return err
+	}
+	if err := b.usable(ctx, ""); err != nil {
+		return err
 	}
 	f, err := e.m.resolveAgain(e.rec)
 	if err != nil {

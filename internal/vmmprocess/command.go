@@ -43,9 +43,6 @@ func (c Command) check() (Executable, error) {
 			return Executable{}, fmt.Errorf("%q is not the absolute path of a cgroup's tasks", file)
 		}
 	}
-	if c.Root != nil && len(c.Files) > 0 {
-		return Executable{}, errors.New("a VMM that starts in a directory by descriptor gets no files")
-	}
 	if info, err := os.Stat(c.dir()); err != nil {
 		return Executable{}, fmt.Errorf("working directory: %w", err)
 	} else if !info.IsDir() {

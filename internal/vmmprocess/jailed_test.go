@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -161,6 +162,13 @@ func TestStartsInADirectoryThatItsUserCannotReach(t *testing.T) {
 	s := newSupervisor(t)
 	c := sleepCommand(t)
 	c.Root, c.UID, c.GID = root, 700_001, 700_001
+	passed, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer passed.Close()
+	c.Files = []*os.File{passed}
+	c.MaxOpenFiles = 99
 	p, err := s.Start(t.Context(), c, accept)
 	if err != nil {
 		t.Fatal(err)
@@ -174,8 +182,14 @@ func TestStartsInADirectoryThatItsUserCannotReach(t *testing.T) {
 	if cwd, err := os.Readlink(procPath(pid, "cwd")); err != nil || cwd != dir {
 		t.Errorf("it is in %q (%v), want %q", cwd, err, dir)
 	}
-	if fds, err := os.ReadDir(procPath(pid, "fd")); err != nil || len(fds) != 3 {
-		t.Errorf("it has %d files open (%v), want the standard ones", len(fds), err)
+	if fds, err := os.ReadDir(procPath(pid, "fd")); err != nil || len(fds) != 4 {
+		t.Errorf("it has %d files open (%v), want the standard ones and what it was given", len(fds), err)
+	}
+	if got, err := os.Readlink(procPath(pid, "fd/"+strconv.Itoa(FirstFileAtRoot))); err != nil || got != os.DevNull {
+		t.Errorf("as the file that it was given it has %q (%v)", got, err)
+	}
+	if limits, err := os.ReadFile(procPath(pid, "limits")); err != nil || !regexp.MustCompile(`Max open files +99 +99 `).Match(limits) {
+		t.Errorf("its limits are %s (%v)", limits, err)
 	}
 	if env, err := os.ReadFile(procPath(pid, "environ")); err != nil || len(env) != 0 {
 		t.Errorf("its environment is %q (%v)", env, err)

@@ -22,10 +22,15 @@ type Command struct {
 	Dir      string     // working directory; "" is "/"
 	Files    []*os.File // become fd FirstFile, FirstFile+1 … in the VMM; the caller closes its own afterwards
 	Stderr   string     // file that takes stdout and stderr, made 0600 and appended to, or a FIFO; "" is /dev/null
+	Stdout   string     // a FIFO as Stderr may be one, that takes stdout instead; "" for none
 	UID, GID uint32     // 0: metald's own
 
-	// Root is the working directory instead of Dir, by a descriptor: so the VMM's user need not be able to reach it. It is
-	// not for a VMM that gets Files.
+	// MaxOpenFiles is how many files the VMM may have open; 0 is as many as metald may, and more than that is as many. The
+	// start gate sets it: for that of another process CAP_SYS_RESOURCE is needed, which not every root has.
+	MaxOpenFiles uint64
+
+	// Root is the working directory instead of Dir, by a descriptor: so the VMM's user need not be able to reach it. Files
+	// are FirstFileAtRoot and on then.
 	Root *os.File
 
 	// Becomes is the file that Path executes in its own process in the end, as a jailer does with a VMM; nil is Path
@@ -44,8 +49,11 @@ type Command struct {
 	Joins  []string
 }
 
-// FirstFile is the number that Command.Files[0] has in the VMM.
-const FirstFile = 4
+// FirstFile is the number that Command.Files[0] has in the VMM, and FirstFileAtRoot where there is a Command.Root.
+const (
+	FirstFile       = 4
+	FirstFileAtRoot = 5
+)
 
 // gateScript waits for a line on fd 3 and then becomes the VMM, so pid and start ticks stay the same. If metald
 // dies before it wrote the line, the pipe closes, read fails, and the gate ends. Shells put variables of their
@@ -190,8 +198,16 @@ func (c Command) argv() []string {
 	if c.Root != nil {
 		script = gateScriptAt
 	}
+	if c.lowersFiles() {
+		script = fmt.Sprintf("ulimit -n %d || exit 126; ", c.MaxOpenFiles) + script
+	}
 	argv := append([]string{gateShell, "-c", script, gateName}, c.Joins...)
 	return append(append(argv, "", c.Path), c.Args...)
+}
+
+func (c Command) lowersFiles() bool {
+	var has unix.Rlimit
+	return c.MaxOpenFiles != 0 && (unix.Getrlimit(unix.RLIMIT_NOFILE, &has) != nil || has.Max >= c.MaxOpenFiles)
 }
 
 func (c Command) dir() string {
@@ -202,14 +218,15 @@ func (c Command) dir() string {
 }
 
 func (c Command) fds(std stdFiles, wait *os.File) []uintptr {
-	out := std.out.Fd()
+	out, err := std.out.Fd(), std.err.Fd()
 	_ = unix.SetNonblock(int(out), true) // Fd may make it wait, as a full FIFO must not; a file never does
-	fds := []uintptr{std.in.Fd(), out, out, wait.Fd()}
-	for _, f := range c.Files {
-		fds = append(fds, f.Fd())
-	}
+	_ = unix.SetNonblock(int(err), true)
+	fds := []uintptr{std.in.Fd(), out, err, wait.Fd()}
 	if c.Root != nil {
 		fds = append(fds, c.Root.Fd())
+	}
+	for _, f := range c.Files {
+		fds = append(fds, f.Fd())
 	}
 	return fds
 }
@@ -233,25 +250,40 @@ func (c Command) attributes(pidfd *int) *syscall.SysProcAttr {
 	return sys
 }
 
-// stdFiles are the VMM's standard files.
-type stdFiles struct{ in, out *os.File }
+// stdFiles are the VMM's standard files, some of which may be the same.
+type stdFiles struct{ in, out, err *os.File }
 
-func (c Command) openStd() (stdFiles, error) {
-	in, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil || c.Stderr == "" {
-		return stdFiles{in: in, out: in}, err
-	}
-	// The VMM has both ends of a FIFO, so that it has a reader, and is not killed for want of one, without metald.
-	const flags = os.O_RDWR | os.O_CREATE | os.O_APPEND | unix.O_NOFOLLOW | unix.O_NONBLOCK
-	out, err := os.OpenFile(c.Stderr, flags, 0o600)
-	if err != nil {
-		in.Close()
+func (c Command) openStd() (std stdFiles, err error) {
+	if std.in, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
 		return stdFiles{}, err
 	}
-	return stdFiles{in: in, out: out}, nil
+	std.out, std.err = std.in, std.in
+	if c.Stderr != "" {
+		if std.err, err = openOutput(c.Stderr); err != nil {
+			std.in.Close()
+			return stdFiles{}, err
+		}
+		std.out = std.err
+	}
+	if c.Stdout != "" {
+		if std.out, err = openOutput(c.Stdout); err != nil {
+			std.in.Close()
+			std.err.Close()
+			return stdFiles{}, err
+		}
+	}
+	return std, nil
 }
 
+// openOutput opens a file or FIFO for a VMM, which has both ends of a FIFO, so that it has a reader, and is not killed
+// for want of one, without metald.
+func openOutput(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+}
+
+// close may close a file twice, which does nothing.
 func (f stdFiles) close() {
 	f.in.Close()
-	f.out.Close() // the same file where there is no log, and a second Close does nothing
+	f.out.Close()
+	f.err.Close()
 }

@@ -12,7 +12,6 @@ import (
 
 	pb "github.com/unkeyed/unkey/go/deploy/metald/gen/vmprovisioner/v1"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/stubvmm"
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/kvm"
 	"github.com/unkeyed/unkey/go/deploy/metald/test/harness"
 )
 
@@ -20,6 +19,7 @@ import (
 type firecrackerSite struct {
 	firecracker, jailer string
 	assets, kernel      string
+	runtime             string // of what VMMs need only while they run
 	jailed              bool
 }
 
@@ -39,6 +39,7 @@ func newFirecrackerSite(b *testing.B, jailed bool, start time.Duration) firecrac
 	s := firecrackerSite{
 		firecracker: stubvmm.BuildFirecracker(b), jailer: stubvmm.BuildJailer(b),
 		assets: assets, kernel: filepath.Join(assets, "kernel"), jailed: jailed,
+		runtime: runtimeDir(b),
 	}
 	knobs := fmt.Sprintf("stub.start=%s\n", start)
 	for path, content := range map[string][]byte{s.kernel: stubvmm.Kernel(), s.firecracker + ".knobs": []byte(knobs)} {
@@ -55,25 +56,15 @@ func newFirecrackerSite(b *testing.B, jailed bool, start time.Duration) firecrac
 // daemon starts a metald.
 func (s firecrackerSite) daemon(b *testing.B) *harness.Daemon {
 	b.Helper()
-	return harness.Start(b, harness.Options{AssetsDir: s.assets, Under: s.openKVM(b), Env: []string{
+	var under []string
+	if !s.jailed {
+		under = harness.OpenKVM(b)
+	}
+	return harness.Start(b, harness.Options{AssetsDir: s.assets, Under: under, Env: []string{
 		"UNKEY_METALD_BACKEND=firecracker", "UNKEY_METALD_MAX_VMS=20000", "UNKEY_METALD_LOG_LEVEL=warn",
 		"UNKEY_METALD_FIRECRACKER_BINARY=" + s.firecracker, "UNKEY_METALD_JAILER_BINARY=" + s.jailer,
-		fmt.Sprintf("UNKEY_METALD_JAILER_ENABLED=%t", s.jailed),
+		fmt.Sprintf("UNKEY_METALD_JAILER_ENABLED=%t", s.jailed), "UNKEY_METALD_RUNTIME_DIR=" + s.runtime,
 	}})
-}
-
-// openKVM is a command that gives metald a /dev/kvm that others than root may open, which it wants to see where VMMs are
-// not jailed; nil where the host's is so. The stand-in never opens it.
-func (s firecrackerSite) openKVM(b *testing.B) []string {
-	b.Helper()
-	if s.jailed || kvm.OthersOpen() == nil {
-		return nil
-	}
-	if _, err := os.Stat("/dev/kvm"); err != nil {
-		b.Skip(err)
-	}
-	script := `mknod -m 666 "$0" c 10 232 && mount --bind "$0" /dev/kvm && exec "$@"`
-	return []string{"unshare", "--mount", "/bin/sh", "-c", script, filepath.Join(s.assets, "kvm")}
 }
 
 // floor makes the floor, after a look at how a VM of d's is.
@@ -190,12 +181,13 @@ func rawMany(raw *rawFirecracker, vms int) time.Duration {
 }
 
 // many makes n of something, parallelClients at a time, and returns how long it took. What make returned is called
-// afterwards, and not counted.
+// afterwards, and not counted: nor is what a host does later for what was removed.
 func many(n int, make func(i int) (end func())) time.Duration {
 	var all errgroup.Group
 	all.SetLimit(parallelClients)
 	var mu sync.Mutex
 	var ends []func()
+	rest()
 	took := timed(func() {
 		for i := range n {
 			all.Go(func() error {

@@ -22,15 +22,17 @@ import (
 // rawDriver starts VMMs as a program would that does only that: no API, no record, no gate, no watching. It gives
 // them the command line that metald gives, read from a VMM of metald's, and drives them over QMP.
 type rawDriver struct {
-	b      *testing.B
-	argv   []string
-	kernel string
-	disk   string // template that each VM gets a copy of; "" for none
-	n      int
+	b       *testing.B
+	argv    []string
+	kernel  string
+	runtime string // of the VMMs' directories, on the file system that metald has its sockets on
+	disks   string // directory of its copies of disk, on the file system of metald's
+	disk    string // template that each VM gets a copy of; "" for none
+	n       int
 }
 
 // newRaw learns the command line from a VM that d makes of request.
-func newRaw(b *testing.B, d *harness.Daemon, request *pb.CreateVmRequest, disk string) *rawDriver {
+func newRaw(b *testing.B, d *harness.Daemon, runtime string, request *pb.CreateVmRequest, disk string) *rawDriver {
 	b.Helper()
 	created, err := d.Client.CreateVm(context.Background(), connect.NewRequest(request))
 	if err != nil {
@@ -46,13 +48,14 @@ func newRaw(b *testing.B, d *harness.Daemon, request *pb.CreateVmRequest, disk s
 		b.Fatal(err)
 	}
 	deleteVM(b, d, id)
-	return &rawDriver{b: b, argv: strings.Split(strings.TrimSuffix(string(cmdline), "\x00"), "\x00"),
-		kernel: request.Config.Boot.KernelPath, disk: disk}
+	return &rawDriver{b: b, disks: b.TempDir(), argv: strings.Split(strings.TrimSuffix(string(cmdline), "\x00"), "\x00"),
+		kernel: request.Config.Boot.KernelPath, runtime: runtime, disk: disk}
 }
 
 // rawVM is one VMM of a rawDriver.
 type rawVM struct {
 	dir     string
+	disk    string // "" for none
 	pid     int
 	qmp     net.Conn
 	console net.Conn
@@ -62,11 +65,13 @@ type rawVM struct {
 // start starts a VMM and its guest, and returns when the VMM says that it runs.
 func (r *rawDriver) start() *rawVM {
 	r.n++
-	v := &rawVM{dir: filepath.Join(os.TempDir(), fmt.Sprintf("raw-%d-%d", os.Getpid(), r.n))}
+	name := fmt.Sprintf("raw-%d", r.n)
+	v := &rawVM{dir: filepath.Join(r.runtime, name)}
 	r.must(os.Mkdir(v.dir, 0o700))
 	files := []*os.File{r.listen(v.dir, "qmp"), r.listen(v.dir, "stats"), r.listen(v.dir, "console"), r.open(r.kernel, os.O_RDONLY)}
 	if r.disk != "" {
-		files = append(files, r.copyDisk(filepath.Join(v.dir, "disk")))
+		v.disk = filepath.Join(r.disks, name)
+		files = append(files, r.copyDisk(v.disk))
 	}
 	null := r.open(os.DevNull, os.O_RDWR)
 	fds := []uintptr{null.Fd(), null.Fd(), null.Fd(), null.Fd()}
@@ -98,6 +103,9 @@ func (r *rawDriver) end(v *rawVM) {
 	_, err := syscall.Wait4(v.pid, nil, 0, nil)
 	r.must(err)
 	r.must(os.RemoveAll(v.dir))
+	if v.disk != "" {
+		r.must(os.Remove(v.disk))
+	}
 	v.qmp.Close()
 	v.console.Close()
 }

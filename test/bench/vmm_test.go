@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
 	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
+	"golang.org/x/sys/unix"
 
 	pb "github.com/unkeyed/unkey/go/deploy/metald/gen/vmprovisioner/v1"
 	"github.com/unkeyed/unkey/go/deploy/metald/gen/vmprovisioner/v1/vmprovisionerv1connect"
@@ -19,12 +21,29 @@ import (
 )
 
 // startStub starts a metald whose VMM is the stand-in.
-func startStub(b *testing.B, assets string) *harness.Daemon {
+func startStub(b *testing.B, assets, runtime string) *harness.Daemon {
 	b.Helper()
 	return harness.Start(b, harness.Options{AssetsDir: assets, Env: []string{
 		"UNKEY_METALD_BACKEND=qemu", "UNKEY_METALD_QEMU_ACCEL=tcg", "UNKEY_METALD_MAX_VMS=20000", "UNKEY_METALD_LOG_LEVEL=warn",
-		"UNKEY_METALD_QEMU_BINARY=" + stubvmm.BuildQEMU(b),
+		"UNKEY_METALD_QEMU_BINARY=" + stubvmm.BuildQEMU(b), "UNKEY_METALD_RUNTIME_DIR=" + runtime,
 	}})
+}
+
+// runtimeDir makes a directory for what VMMs need only while they run, where it belongs: on a tmpfs, if this host has
+// one. Both sides have it.
+func runtimeDir(b *testing.B) string {
+	b.Helper()
+	parent := "/dev/shm"
+	var fs unix.Statfs_t
+	if err := unix.Statfs(parent, &fs); err != nil || fs.Type != unix.TMPFS_MAGIC {
+		parent = ""
+	}
+	dir, err := os.MkdirTemp(parent, "run")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // diskless asks for the smallest VM there is.
@@ -66,8 +85,9 @@ func BenchmarkCreateBootStub12ms(b *testing.B) { createBootStub(b, "stub.start=1
 
 func createBootStub(b *testing.B, args string) {
 	assets := harness.StubAssets(b)
-	d := startStub(b, assets)
-	raw := newRaw(b, d, diskless(assets, "", args), "")
+	runtime := runtimeDir(b)
+	d := startStub(b, assets, runtime)
+	raw := newRaw(b, d, runtime, diskless(assets, "", args), "")
 	n := 0
 	pairs(b, 150, func() time.Duration {
 		n++
@@ -86,10 +106,11 @@ func createBootStub(b *testing.B, args string) {
 // BenchmarkCreateBootGuest is B2: a real guest, until its user space speaks.
 func BenchmarkCreateBootGuest(b *testing.B) {
 	assets := harness.Assets(b)
+	runtime := runtimeDir(b)
 	d := harness.Start(b, harness.Options{AssetsDir: assets, Env: []string{
-		"UNKEY_METALD_BACKEND=qemu", "UNKEY_METALD_QEMU_ACCEL=tcg", "UNKEY_METALD_LOG_LEVEL=warn",
+		"UNKEY_METALD_BACKEND=qemu", "UNKEY_METALD_QEMU_ACCEL=tcg", "UNKEY_METALD_LOG_LEVEL=warn", "UNKEY_METALD_RUNTIME_DIR=" + runtime,
 	}})
-	raw := newRaw(b, d, harness.Guest(assets, "", ""), assets+"/rootfs.ext4")
+	raw := newRaw(b, d, runtime, harness.Guest(assets, "", ""), assets+"/rootfs.ext4")
 	raw.kernel = assets + "/vmlinux.bzImage" // what metald finds beside an ELF that QEMU cannot start
 	n := 0
 	pairs(b, 10, func() time.Duration {
@@ -115,10 +136,11 @@ func BenchmarkCreateBootGuest(b *testing.B) {
 // BenchmarkDeleteRunning is B13: a real guest that has begun to run, with its disk.
 func BenchmarkDeleteRunning(b *testing.B) {
 	assets := harness.Assets(b)
+	runtime := runtimeDir(b)
 	d := harness.Start(b, harness.Options{AssetsDir: assets, Env: []string{
-		"UNKEY_METALD_BACKEND=qemu", "UNKEY_METALD_QEMU_ACCEL=tcg", "UNKEY_METALD_LOG_LEVEL=warn",
+		"UNKEY_METALD_BACKEND=qemu", "UNKEY_METALD_QEMU_ACCEL=tcg", "UNKEY_METALD_LOG_LEVEL=warn", "UNKEY_METALD_RUNTIME_DIR=" + runtime,
 	}})
-	raw := newRaw(b, d, harness.Guest(assets, "", ""), assets+"/rootfs.ext4")
+	raw := newRaw(b, d, runtime, harness.Guest(assets, "", ""), assets+"/rootfs.ext4")
 	raw.kernel = assets + "/vmlinux.bzImage"
 	deleteRunning(b, 20, d, raw, func(id string) *pb.CreateVmRequest { return harness.Guest(assets, id, "") }, "Linux version")
 }
@@ -127,8 +149,9 @@ func BenchmarkDeleteRunning(b *testing.B) {
 // floor's side, so that the call itself shows.
 func BenchmarkDeleteRunningStub(b *testing.B) {
 	assets := harness.StubAssets(b)
-	d := startStub(b, assets)
-	raw := newRaw(b, d, diskless(assets, "", ""), "")
+	runtime := runtimeDir(b)
+	d := startStub(b, assets, runtime)
+	raw := newRaw(b, d, runtime, diskless(assets, "", ""), "")
 	deleteRunning(b, 150, d, raw, func(id string) *pb.CreateVmRequest { return diskless(assets, id, "") }, "")
 }
 
@@ -163,7 +186,7 @@ func followTo(b *testing.B, d *harness.Daemon, id, words string) {
 // BenchmarkExitDetection is B14: from SIGKILL of a VMM until GetVmInfo says so.
 func BenchmarkExitDetection(b *testing.B) {
 	assets := harness.StubAssets(b)
-	d := startStub(b, assets)
+	d := startStub(b, assets, runtimeDir(b))
 	var took []time.Duration
 	for n := range max(b.N, 100) {
 		request := diskless(assets, fmt.Sprintf("b-%d", n), "")
@@ -197,7 +220,7 @@ func get(b *testing.B, c vmprovisionerv1connect.VmServiceClient, id string) *pb.
 // BenchmarkTailUnderChurn is B15: the 99th percentile of a small call while VMs are created, over that without.
 func BenchmarkTailUnderChurn(b *testing.B) {
 	assets := harness.StubAssets(b)
-	d := startStub(b, assets)
+	d := startStub(b, assets, runtimeDir(b))
 	createBoot(b, d, diskless(assets, "watched", ""))
 	defer deleteVM(b, d, "watched")
 	calls := max(b.N, 4000)

@@ -21,6 +21,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	pb "github.com/unkeyed/unkey/go/deploy/metald/gen/vmprovisioner/v1"
 	"github.com/unkeyed/unkey/go/deploy/metald/gen/vmprovisioner/v1/vmprovisionerv1connect"
 )
 
@@ -237,4 +238,29 @@ func (b *syncBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buf.String()
+}
+
+// DeleteAll deletes every VM, and fails the test for what is left of any in the state directory.
+func (d *Daemon) DeleteAll(tb testing.TB) {
+	tb.Helper()
+	ctx := context.Background()
+	list, err := d.Client.ListVms(ctx, connect.NewRequest(&pb.ListVmsRequest{PageSize: 1000}))
+	if err != nil {
+		tb.Error(err)
+		return
+	}
+	for _, vm := range list.Msg.Vms {
+		if _, err := d.Client.DeleteVm(ctx, connect.NewRequest(&pb.DeleteVmRequest{VmId: vm.VmId, Force: true})); err != nil {
+			tb.Errorf("delete %s: %v", vm.VmId, err)
+		}
+	}
+	for _, room := range []string{"vms", "run", "jail/firecracker"} {
+		left, err := os.ReadDir(filepath.Join(d.StateDir, room))
+		if err != nil && !os.IsNotExist(err) {
+			tb.Error(err)
+		}
+		for _, entry := range left {
+			tb.Errorf("left in %s: %s", room, entry.Name())
+		}
+	}
 }

@@ -44,11 +44,16 @@ func (r Report) String() string {
 // kernelArgs are for the kernels of guests, see cpu.
 const kernelArgs = "noxsave"
 
+// Variable is that which tells tests where a real program is.
+func Variable(name string) string {
+	return "METALD_TEST_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+}
+
 // Environment are the variables that tell tests what a machine with p on its second disk has.
 func (p Payload) Environment() []string {
 	env := []string{"METALD_TEST_KVM=1", "METALD_TEST_KERNEL_ARGS=" + kernelArgs, "METALD_TEST_STUBS=" + insideBin, "METALD_TEST_METALD=" + path.Join(insideBin, "metald")}
 	for name := range p.Programs {
-		env = append(env, "METALD_TEST_"+strings.ToUpper(name)+"="+path.Join(insideBin, name))
+		env = append(env, Variable(name)+"="+path.Join(insideBin, name))
 	}
 	if p.Assets != "" {
 		env = append(env, "METALD_TEST_ASSETS="+insideAssets)

@@ -716,8 +716,11 @@ func (x *ConsoleConfig) GetConsoleType() string {
 type CreateVmRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The client's own name for the VM, so that a create can be retried. Empty: metald makes a random one.
-	VmId          string    `protobuf:"bytes,1,opt,name=vm_id,json=vmId,proto3" json:"vm_id,omitempty"`
-	Config        *VmConfig `protobuf:"bytes,2,opt,name=config,proto3" json:"config,omitempty"`
+	VmId   string    `protobuf:"bytes,1,opt,name=vm_id,json=vmId,proto3" json:"vm_id,omitempty"`
+	Config *VmConfig `protobuf:"bytes,2,opt,name=config,proto3" json:"config,omitempty"`
+	// The hypervisor that the VM is on for as long as it exists: a value of UNKEY_METALD_BACKEND but auto. Empty: metald's
+	// own, or for a repeated create the one that the VM is on.
+	Backend       string `protobuf:"bytes,10,opt,name=backend,proto3" json:"backend,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -764,6 +767,13 @@ func (x *CreateVmRequest) GetConfig() *VmConfig {
 		return x.Config
 	}
 	return nil
+}
+
+func (x *CreateVmRequest) GetBackend() string {
+	if x != nil {
+		return x.Backend
+	}
+	return ""
 }
 
 type CreateVmResponse struct {
@@ -1929,8 +1939,10 @@ type VmInfo struct {
 	// When its state last changed, in unix seconds.
 	ModifiedTimestamp int64             `protobuf:"varint,6,opt,name=modified_timestamp,json=modifiedTimestamp,proto3" json:"modified_timestamp,omitempty"`
 	Metadata          map[string]string `protobuf:"bytes,7,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// The hypervisor that the VM is on.
+	Backend       string `protobuf:"bytes,10,opt,name=backend,proto3" json:"backend,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VmInfo) Reset() {
@@ -2010,6 +2022,13 @@ func (x *VmInfo) GetMetadata() map[string]string {
 		return x.Metadata
 	}
 	return nil
+}
+
+func (x *VmInfo) GetBackend() string {
+	if x != nil {
+		return x.Backend
+	}
+	return ""
 }
 
 type StreamConsoleRequest struct {
@@ -2237,10 +2256,12 @@ const file_vmprovisioner_v1_vmprovisioner_proto_rawDesc = "" +
 	"r\bR\x00R\x04noneR\x05input\x12:\n" +
 	"\fconsole_type\x18\x04 \x01(\tB\x17\xbaH\x14r\x12R\x00R\x06serialR\x06virtioR\vconsoleType:\xa2\x02\xbaH\x9e\x02\x1a\x90\x01\n" +
 	"\x17in.output.needs_enabled\x12Ha console that is not enabled has no output to keep; set enabled to true\x1a+this.enabled || this.output in ['', 'none']\x1a\x88\x01\n" +
-	"\x1din.console_type.needs_enabled\x12>a console that is not enabled has no type; set enabled to true\x1a'this.enabled || this.console_type == ''\"\x92\x01\n" +
+	"\x1din.console_type.needs_enabled\x12>a console that is not enabled has no type; set enabled to true\x1a'this.enabled || this.console_type == ''\"\xb5\x01\n" +
 	"\x0fCreateVmRequest\x12C\n" +
 	"\x05vm_id\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?)?$R\x04vmId\x12:\n" +
-	"\x06config\x18\x02 \x01(\v2\x1a.vmprovisioner.v1.VmConfigB\x06\xbaH\x03\xc8\x01\x01R\x06config\"X\n" +
+	"\x06config\x18\x02 \x01(\v2\x1a.vmprovisioner.v1.VmConfigB\x06\xbaH\x03\xc8\x01\x01R\x06config\x12!\n" +
+	"\abackend\x18\n" +
+	" \x01(\tB\a\xbaH\x04r\x02(@R\abackend\"X\n" +
 	"\x10CreateVmResponse\x12\x13\n" +
 	"\x05vm_id\x18\x01 \x01(\tR\x04vmId\x12/\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x19.vmprovisioner.v1.VmStateR\x05state\"l\n" +
@@ -2319,7 +2340,7 @@ const file_vmprovisioner_v1_vmprovisioner_proto_rawDesc = "" +
 	"\x03vms\x18\x01 \x03(\v2\x18.vmprovisioner.v1.VmInfoR\x03vms\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1f\n" +
 	"\vtotal_count\x18\x03 \x01(\x05R\n" +
-	"totalCount\"\xf6\x02\n" +
+	"totalCount\"\x90\x03\n" +
 	"\x06VmInfo\x12\x13\n" +
 	"\x05vm_id\x18\x01 \x01(\tR\x04vmId\x12/\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x19.vmprovisioner.v1.VmStateR\x05state\x12\x1d\n" +
@@ -2328,7 +2349,9 @@ const file_vmprovisioner_v1_vmprovisioner_proto_rawDesc = "" +
 	"\x11memory_size_bytes\x18\x04 \x01(\x03R\x0fmemorySizeBytes\x12+\n" +
 	"\x11created_timestamp\x18\x05 \x01(\x03R\x10createdTimestamp\x12-\n" +
 	"\x12modified_timestamp\x18\x06 \x01(\x03R\x11modifiedTimestamp\x12B\n" +
-	"\bmetadata\x18\a \x03(\v2&.vmprovisioner.v1.VmInfo.MetadataEntryR\bmetadata\x1a;\n" +
+	"\bmetadata\x18\a \x03(\v2&.vmprovisioner.v1.VmInfo.MetadataEntryR\bmetadata\x12\x18\n" +
+	"\abackend\x18\n" +
+	" \x01(\tR\abackend\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9b\x01\n" +

@@ -62,22 +62,65 @@ type sentence struct {
 	run   func(t *testing.T, s *site)
 }
 
-// table is every sentence, in the order of the chapters.
-func table() []sentence {
-	return slices.Concat(lifecycleSentences(), createSentences(), adoptionSentences(), endSentences(), guestSentences(),
-		diskSentences(), isolationSentences(), storeSentences(), readingSentences(), seamSentences())
+// chapter is a group of rows.
+type chapter struct {
+	title     string
+	sentences []sentence
 }
 
-// Run checks every sentence against a backend. After each it checks that nothing is left of the VMs.
-func Run(t *testing.T, h Harness) {
-	for _, sentence := range table() {
-		t.Run(sentence.says, func(t *testing.T) {
-			for _, need := range sentence.needs {
-				if why := h.Cannot[need]; why != "" {
-					t.Skipf("this needs %s: %s", need, why)
-				}
-			}
-			sentence.run(t, newSite(t, h))
-		})
+// table is every sentence.
+func table() []chapter {
+	return []chapter{
+		{"Lifecycle", slices.Concat(lifecycleSentences(), togetherSentences())},
+		{"Creation and refusals", slices.Concat(createSentences(), boundSentences())},
+		{"Restarts of metald", slices.Concat(adoptionSentences(), interruptedSentences())},
+		{"Ends and failures", slices.Concat(endSentences(), failureSentences())},
+		{"Guest and console", slices.Concat(guestSentences(), consoleSentences())},
+		{"Disks", slices.Concat(diskSentences(), volumeSentences())},
+		{"Cancellation, deadlines, isolation", slices.Concat(isolationSentences(), deadlineSentences())},
+		{"Records", storeSentences()},
+		{"Usage and lists", slices.Concat(readingSentences(), usageSentences())},
+		{"Cleanup", cleanupSentences()},
+		{"The seam itself", seamSentences()},
 	}
+}
+
+// Chapter is a part of the table for those who print it.
+type Chapter struct {
+	Title     string
+	Sentences []string
+}
+
+// Chapters returns what the table says, in its order.
+func Chapters() []Chapter {
+	var all []Chapter
+	for _, c := range table() {
+		out := Chapter{Title: c.title}
+		for _, s := range c.sentences {
+			out.Sentences = append(out.Sentences, s.says)
+		}
+		all = append(all, out)
+	}
+	return all
+}
+
+// Run checks every sentence against a backend. After each it checks that nothing is left of the VMs. What it tells about
+// the host and the VMM is what `make conformance` writes into the docs.
+func Run(t *testing.T, h Harness) {
+	var seen witness
+	for _, c := range table() {
+		for _, sentence := range c.sentences {
+			t.Run(sentence.says, func(t *testing.T) {
+				for _, need := range sentence.needs {
+					if why := h.Cannot[need]; why != "" {
+						t.Skipf("this needs %s: %s", need, why)
+					}
+				}
+				s := newSite(t, h)
+				s.seen = &seen
+				sentence.run(t, s)
+			})
+		}
+	}
+	t.Log(seen.report(t.Name()))
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
@@ -64,13 +65,13 @@ func (s *site) hash(path string) [sha256.Size]byte {
 // consoleSize is how much of the disk a VM's console takes.
 func (s *site) consoleSize(id types.VMID) (size int64) {
 	s.t.Helper()
-	dir := filepath.Join(s.dir, "vms", string(id), "console")
+	dir := filepath.Join(s.dir, "vms", string(id))
 	files, err := os.ReadDir(dir)
 	if err != nil && !os.IsNotExist(err) {
 		s.t.Fatal(err)
 	}
 	for _, f := range files {
-		if info, err := f.Info(); err == nil { // one that was rotated away takes nothing
+		if info, err := f.Info(); err == nil && strings.HasSuffix(f.Name(), ".log") { // one that was rotated away takes nothing
 			size += info.Size()
 		}
 	}

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,7 +18,7 @@ func isolationSentences() []sentence {
 	}
 }
 
-// stall makes saving a record of VM a wait until release is called.
+// stall makes saving a record of VM a wait until release is called, or the test ends.
 func (s *site) stall(is func(store.Record) bool) (stalled <-chan struct{}, release func()) {
 	reached, freed := make(chan struct{}), make(chan struct{})
 	once := make(chan struct{}, 1)
@@ -34,7 +35,9 @@ func (s *site) stall(is func(store.Record) bool) (stalled <-chan struct{}, relea
 		<-freed
 		return nil
 	})
-	return reached, func() { s.records.fail(nil); close(freed) }
+	release = sync.OnceFunc(func() { s.records.fail(nil); close(freed) })
+	s.t.Cleanup(release)
+	return reached, release
 }
 
 func stuckVM(t *testing.T, s *site) {

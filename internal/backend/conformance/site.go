@@ -32,6 +32,7 @@ type site struct {
 	volumes string
 	records *records
 	backend types.Backend
+	seen    *witness
 	stop    func() // repeatable
 	cleanUp func() // repeatable
 }

@@ -46,6 +46,7 @@ func (s *site) create(id types.VMID, spec types.Spec) vm.Info {
 	if err != nil {
 		s.t.Fatalf("create %s: %v", id, err)
 	}
+	s.seen.note(info)
 	return info
 }
 

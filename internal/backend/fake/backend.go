@@ -17,15 +17,21 @@ import (
 const Name = "fake"
 
 // Backend makes machines on a Host.
-type Backend struct{ host *Host }
+type Backend struct {
+	name string
+	host *Host
+}
 
 var _ types.Backend = (*Backend)(nil)
 
 // New returns a Backend over host, which may have machines of an earlier one.
-func New(host *Host) *Backend { return &Backend{host: host} }
+func New(host *Host) *Backend { return Called(Name, host) }
 
-// Name returns "fake".
-func (b *Backend) Name() string { return Name }
+// Called returns a Backend of another name, for a fleet of several. Each takes over its own machines only.
+func Called(name string, host *Host) *Backend { return &Backend{name: name, host: host} }
+
+// Name returns "fake", or what it was called.
+func (b *Backend) Name() string { return b.name }
 
 // Prepare has nothing to find out.
 func (b *Backend) Prepare(context.Context) error { return nil }
@@ -67,7 +73,7 @@ func (b *Backend) Create(ctx context.Context, req types.CreateRequest) (types.Ma
 	m := &machine{process: b.host.start(req), host: b.host, exited: make(chan struct{}), told: req.Ended, stopped: req.Stopped}
 	m.process.attached = m
 	m.handle = types.Handle{
-		Version: 1, Backend: Name, VM: req.ID, Incarnation: req.Incarnation, Process: m.process.id, RunDir: req.RunDir,
+		Version: 1, Backend: b.name, VM: req.ID, Incarnation: req.Incarnation, Process: m.process.id, RunDir: req.RunDir,
 		VMM: "Fake", VMMVersion: "1.0",
 	}
 	err := req.Commit(m.handle)
@@ -105,7 +111,7 @@ func isKernel(path string) error {
 // Adopt takes over a process that an earlier Backend let go.
 func (b *Backend) Adopt(ctx context.Context, req types.AdoptRequest) (types.Machine, error) {
 	h := req.Handle
-	if h.Backend != Name {
+	if h.Backend != b.name {
 		return nil, fmt.Errorf("a handle of the backend %q", h.Backend)
 	}
 	if err := b.host.hook(ctx, VerbAdopt, h.VM); err != nil {

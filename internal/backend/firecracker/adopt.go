@@ -146,7 +146,7 @@ func (b *Backend) Adopt(ctx context.Context, req types.AdoptRequest) (types.Mach
 	if err != nil {
 		return nil, err
 	}
-	m := newMachine(req.Handle, req.Spec, home{cage: &b.cage, runDir: req.Handle.RunDir, private: p}, req.Console, req.Ended)
+	m := newMachine(req.Handle, req.Spec, home{cage: b.cage, runDir: req.Handle.RunDir, private: p}, req.Console, req.Ended)
 	if m.process, err = b.cfg.Supervisor.Adopt(req.Handle.Process); err != nil {
 		m.unlife()
 		return nil, fmt.Errorf("adopt Firecracker of VM %s: %w", req.Handle.VM, err)

@@ -242,7 +242,7 @@ func TestWhatIsThereAlreadyIsRefused(t *testing.T) {
 	}
 	must(t, os.RemoveAll(req.RunDir))
 
-	group, err := r.backend.cage.parent.Make(jailer.IDOf("stale", 1), cgroup.Limits{})
+	group, err := r.backend.cage.Parent().Make(jailer.IDOf("stale", 1), cgroup.Limits{})
 	must(t, err)
 	if err := r.refuse(t.Context(), req); !errors.Is(err, os.ErrExist) {
 		t.Errorf("error %v", err)

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/program"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
@@ -24,7 +26,8 @@ const handleVersion = 1
 // Config is what a Backend needs. Supervisor, Drainer and Log are required.
 type Config struct {
 	Binary        string        // absolute path of firecracker; "" looks on PATH each time one is needed
-	Jail          *JailConfig   // nil runs Firecracker without its jailer, as the VM's user
+	JailerBinary  string        // likewise of jailer, where VMMs are jailed
+	Jail          *cage.Config  // nil runs Firecracker without its jailer, as the VM's user
 	StateDir      string        // where the verdict about KVM is kept; "" keeps it in memory only
 	CanaryTimeout time.Duration // how long that trial may take; 0 is 10 s
 	MustProve     bool          // KVM that could not be tried makes the backend unusable: who chooses it unasked is to know
@@ -35,26 +38,12 @@ type Config struct {
 	Log        *slog.Logger
 }
 
-// JailConfig says how VMMs are jailed.
-type JailConfig struct {
-	Binary string // absolute path of jailer; "" looks on PATH
-	Dir    string // absolute path of the directory that holds the jails; of one metald
-
-	NetNamespace bool // each VMM has an empty network namespace of its own
-	PIDNamespace bool // and is the first process of a PID namespace
-
-	MemoryBytes  int64  // most memory that a VM's cgroup may have, the VMM's headroom included; 0: what each VM needs
-	CPUPercent   int    // most CPU time of a VM in percent of one CPU; 0: no limit
-	MaxOpenFiles uint64 // of one VMM
-	IOBytes      int64  // most bytes per second that a VM may read, and write, on each of its disks' devices; 0: no limit
-}
-
 // Backend makes Firecracker machines. It is safe for concurrent use.
 type Backend struct {
 	cfg      Config
-	programs programs
+	programs program.Programs[version]
 	kernels  kernels
-	cage     cage
+	cage     *cage.Cage
 }
 
 var _ types.Backend = (*Backend)(nil)
@@ -63,7 +52,7 @@ var _ types.Backend = (*Backend)(nil)
 func New(cfg Config) (*Backend, error) {
 	paths := map[string]string{"firecracker": cfg.Binary}
 	if cfg.Jail != nil {
-		paths["jailer"] = cfg.Jail.Binary
+		paths["jailer"] = cfg.JailerBinary
 		if !filepath.IsAbs(cfg.Jail.Dir) {
 			return nil, fmt.Errorf("the directory of the jails %q is not absolute", cfg.Jail.Dir)
 		}
@@ -73,7 +62,7 @@ func New(cfg Config) (*Backend, error) {
 			return nil, fmt.Errorf("the path of %s %q is not absolute", name, path)
 		}
 	}
-	return &Backend{cfg: cfg}, nil
+	return &Backend{cfg: cfg, cage: cage.New(cfg.Jail, "")}, nil
 }
 
 // Name returns "firecracker".
@@ -92,11 +81,11 @@ func (b *Backend) Capabilities() types.Capabilities {
 
 // vmm returns the firecracker and, where VMMs are jailed, the jailer to use.
 func (b *Backend) vmm(ctx context.Context) (firecracker, jailer binary, err error) {
-	firecracker, err = b.programs.find(ctx, b.cfg.Binary, "firecracker", firecrackerSays)
+	firecracker, err = b.programs.Find(ctx, b.cfg.Binary, firecrackerProgram)
 	if err != nil || b.cfg.Jail == nil {
 		return firecracker, binary{}, err
 	}
-	jailer, err = b.programs.find(ctx, b.cfg.Jail.Binary, "jailer", jailerSays)
+	jailer, err = b.programs.Find(ctx, b.cfg.JailerBinary, jailerProgram)
 	if err == nil && jailer.Version != firecracker.Version {
 		err = types.Errorf(types.KindPrecondition, "%s is of version %s and %s of version %s; both must be of one release",
 			jailer.Path, jailer.Version, firecracker.Path, firecracker.Version)
@@ -108,7 +97,8 @@ func (b *Backend) vmm(ctx context.Context) (firecracker, jailer binary, err erro
 type private struct {
 	UID      uint32                        `json:"uid"`
 	GID      uint32                        `json:"gid"`
-	Jail     *jailed                       `json:"jail,omitempty"` // nil for a VMM that runs in its run directory
+	Jail     *jailed                       `json:"jail,omitempty"` // nil for a VMM without a jail
+	Root     string                        `json:"root,omitempty"` // where such a VMM runs; "" is in its run directory
 	Lent     []jail.Loan                   `json:"lent,omitempty"` // files that were given to the VM's user
 	LentTaps []tapLoan                     `json:"lentTaps,omitempty"`
 	Taps     map[string]types.NetworkUsage `json:"taps,omitempty"` // their counters when this Firecracker began, by interface
@@ -160,6 +150,6 @@ func (b *Backend) Reap(ctx context.Context, h types.Handle) error {
 			return fmt.Errorf("reap Firecracker of VM %s: %w", h.VM, err)
 		}
 	}
-	home := home{cage: &b.cage, runDir: h.RunDir, private: p}
+	home := home{cage: b.cage, runDir: h.RunDir, private: p}
 	return home.remove(ctx)
 }

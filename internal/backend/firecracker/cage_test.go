@@ -80,7 +80,7 @@ func TestLimitsOfAJail(t *testing.T) {
 		version2["io.max"] = io2
 	}
 	want := version1
-	if r.backend.cage.root.Version() == 2 {
+	if r.backend.cage.Version() == 2 {
 		want = map[string]map[string]string{"": version2}
 	}
 	dirs := v.groupDirs()

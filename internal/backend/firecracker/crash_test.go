@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/disk"
@@ -54,7 +55,8 @@ func playMetald(dir string) error {
 	go drainer.Run(ctx)
 	b, err := New(Config{
 		Binary: os.Getenv(firecrackerEnv), Supervisor: supervisor, Drainer: drainer, Log: log,
-		Jail: &JailConfig{Binary: os.Getenv(jailerEnv), Dir: filepath.Join(dir, "jail"), NetNamespace: true, PIDNamespace: true, MaxOpenFiles: 1024},
+		JailerBinary: os.Getenv(jailerEnv),
+		Jail:         &cage.Config{Dir: filepath.Join(dir, "jail"), NetNamespace: true, PIDNamespace: true, MaxOpenFiles: 1024},
 	})
 	if err != nil {
 		return err
@@ -146,7 +148,7 @@ func TestMetaldIsKilledAtAnyMoment(t *testing.T) {
 func (r *rig) killMetaldAfter(delay time.Duration) {
 	r.t.Helper()
 	metald := exec.Command(os.Args[0])
-	metald.Env = append(os.Environ(), metaldEnv+"="+r.dir, firecrackerEnv+"="+r.config.Binary, jailerEnv+"="+r.config.Jail.Binary)
+	metald.Env = append(os.Environ(), metaldEnv+"="+r.dir, firecrackerEnv+"="+r.config.Binary, jailerEnv+"="+r.config.JailerBinary)
 	metald.Stderr = os.Stderr
 	out, err := metald.StdoutPipe()
 	must(r.t, err)
@@ -223,9 +225,8 @@ func (r *rig) wantOnlyThese(vms []manager.Info) {
 		jails = append(jails, j.ID)
 	}
 	slices.Sort(jails)
-	c, err := r.backend.openCage()
-	must(r.t, err)
-	groups, err := c.parent.List()
+	must(r.t, r.backend.openCage())
+	groups, err := r.backend.cage.Parent().List()
 	must(r.t, err)
 	for what, got := range map[string][]string{
 		"jails": jails, "cgroups": groups, "run directories": names(r.t, filepath.Join(r.dir, "run")),

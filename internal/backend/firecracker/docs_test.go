@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 )
 
@@ -17,7 +18,7 @@ const flows = "../../../docs/firecracker-process-flows.md"
 // The flows that the documentation shows are those of the code. -update writes them.
 func TestFlowsAreTheDocumentedOnes(t *testing.T) {
 	l := &launch{
-		backend:     &Backend{cfg: Config{Jail: &JailConfig{MaxOpenFiles: 2048}}},
+		backend:     &Backend{cfg: Config{Jail: &cage.Config{MaxOpenFiles: 2048}}},
 		req:         types.CreateRequest{ID: "web", Incarnation: 1, Spec: quickStart(), Disks: []string{"/any"}, UID: 700000, GID: 700000},
 		firecracker: binary{Path: "/usr/local/bin/firecracker"}, cgroups: 2,
 		home: home{private: private{Jail: &jailed{Base: "/var/lib/metald/jail", Exec: "firecracker", ID: "web-1", Cgroup: "metald/fe01-2a"}}},

@@ -7,6 +7,7 @@ import (
 	"net"
 	"path/filepath"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/tap"
@@ -22,7 +23,7 @@ const (
 
 // home is everything that one Firecracker has on the host but its process.
 type home struct {
-	cage    *cage // the Backend's
+	cage    *cage.Cage // the Backend's
 	runDir  string
 	private private
 }
@@ -30,7 +31,10 @@ type home struct {
 // root is the directory that is the VMM's root, or that it starts in where it has no jail.
 func (h home) root() (string, error) {
 	j := h.private.Jail
-	if j == nil {
+	switch {
+	case j == nil && h.private.Root != "":
+		return h.private.Root, nil
+	case j == nil:
 		return filepath.Join(h.runDir, rootName), nil
 	}
 	l, err := jailer.LayoutOf(j.Base, "/"+j.Exec, j.ID)
@@ -54,12 +58,15 @@ func (h home) removeGroup(ctx context.Context) error {
 	if h.private.Jail == nil {
 		return nil
 	}
-	return h.cage.removeGroup(ctx, h.private.Jail.Cgroup, h.private.Jail.ID)
+	return h.cage.RemoveGroup(ctx, h.private.Jail.Cgroup, h.private.Jail.ID)
 }
 
 func (h home) removeJail(ctx context.Context) error {
 	if h.private.Jail == nil {
-		return nil // the root is in the run directory
+		if h.private.Root == "" {
+			return nil // it is in the run directory
+		}
+		return dir.RemoveContext(ctx, h.private.Root)
 	}
 	root, err := h.root()
 	if err != nil {
@@ -70,10 +77,7 @@ func (h home) removeJail(ctx context.Context) error {
 
 // restoreLent gives back what was lent to the VM's user.
 func (h home) restoreLent() error {
-	var errs []error
-	for _, loan := range h.private.Lent {
-		errs = append(errs, loan.Restore())
-	}
+	errs := []error{cage.Restore(h.private.Lent)}
 	for _, t := range h.private.LentTaps {
 		errs = append(errs, h.restoreTap(t))
 	}

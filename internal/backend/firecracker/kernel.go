@@ -5,10 +5,10 @@ import (
 	"errors"
 	"os"
 	"sync"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/program"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 )
 
@@ -20,7 +20,7 @@ const maxKernels = 64
 // kernels looks at kernel files: Firecracker itself does so only when the guest is to start.
 type kernels struct {
 	mu   sync.Mutex // guards good
-	good map[programFile]bool
+	good map[program.File]bool
 }
 
 // check says what is wrong with the kernel at path.
@@ -38,8 +38,7 @@ func (k *kernels) check(path string) error {
 	if !info.Mode().IsRegular() {
 		return types.FieldErrorf(types.KindInvalid, kernelField, "not a regular file")
 	}
-	st := info.Sys().(*syscall.Stat_t)
-	key := programFile{device: st.Dev, inode: st.Ino, size: st.Size, mtime: st.Mtim.Nano()}
+	key := program.FileOf("", info)
 	k.mu.Lock()
 	known := k.good[key]
 	k.mu.Unlock()
@@ -52,7 +51,7 @@ func (k *kernels) check(path string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.good == nil || len(k.good) >= maxKernels {
-		k.good = map[programFile]bool{}
+		k.good = map[program.File]bool{}
 	}
 	k.good[key] = true
 	return nil

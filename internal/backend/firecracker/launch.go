@@ -6,12 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/cgroup"
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/disk"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/kvm"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/tap"
@@ -25,7 +24,7 @@ const readyTimeout = 20 * time.Second
 
 // Create starts a Firecracker that holds the guest, configured and not started.
 func (b *Backend) Create(ctx context.Context, req types.CreateRequest) (types.Machine, error) {
-	l := &launch{backend: b, req: req, home: home{cage: &b.cage, runDir: req.RunDir, private: private{UID: req.UID, GID: req.GID}}}
+	l := &launch{backend: b, req: req, home: home{cage: b.cage, runDir: req.RunDir, private: private{UID: req.UID, GID: req.GID}}}
 	if err := l.plan(ctx); err != nil {
 		return nil, err
 	}
@@ -50,12 +49,11 @@ type launch struct {
 	calls       []call
 
 	home    home
-	alive   bool          // its process could not be ended
-	runDir  bool          // it was made: what was there before is somebody else's, and stays
-	jail    *jail.Jail    // the VMM's root, with or without a jailer; nil before it was made
-	lend    []jail.Loan   // to be given to the VM's user
+	alive   bool       // its process could not be ended
+	runDir  bool       // it was made: what was there before is somebody else's, and stays
+	jail    *jail.Jail // the VMM's root, with or without a jailer; nil before it was made
+	files   cage.Files
 	group   *cgroup.Group // nil without a jailer
-	cage    *cage         // likewise
 	cgroups int           // their version; 0 without a jailer
 	becomes vmmprocess.Executable
 }
@@ -69,6 +67,8 @@ func (l *launch) plan(ctx context.Context) (err error) {
 		if err := l.planJail(); err != nil {
 			return err
 		}
+	} else {
+		l.home.private.Root = l.req.RootDir
 	}
 	if err := l.backend.kernels.check(l.req.Kernel); err != nil {
 		return err
@@ -79,30 +79,21 @@ func (l *launch) plan(ctx context.Context) (err error) {
 
 // translate returns the calls that configure Firecracker, with paths as it sees them.
 func (l *launch) translate() ([]call, error) {
-	inside := l.req
-	inside.Kernel = l.home.inside(jailer.Kernel)
-	if l.req.Spec.Boot.InitrdPath != "" {
-		inside.Initrd = l.home.inside(jailer.Initrd)
-	}
-	inside.Disks = make([]string, len(l.req.Disks))
-	for i := range l.req.Disks {
-		inside.Disks[i] = l.home.inside(jailer.Disk(i))
-	}
 	out := sinks{metrics: l.home.inside(jailer.Metrics)}
 	if l.req.Spec.Console.Enabled {
 		out.console = l.home.inside(jailer.Console)
 	}
-	return translate(inside, out)
+	return translate(cage.Inside(l.req, l.home.inside), out)
 }
 
 func (l *launch) planJail() (err error) {
-	if l.cage, err = l.backend.openCage(); err != nil {
+	if err := l.backend.openCage(); err != nil {
 		return err
 	}
-	l.cgroups = l.cage.root.Version()
+	l.cgroups = l.backend.cage.Version()
 	l.home.private.Jail = &jailed{
 		Base: l.backend.cfg.Jail.Dir, Exec: filepath.Base(l.firecracker.Path),
-		ID: jailer.IDOf(string(l.req.ID), l.req.Incarnation), Cgroup: l.cage.parentName,
+		ID: jailer.IDOf(string(l.req.ID), l.req.Incarnation), Cgroup: l.backend.cage.Name(),
 	}
 	_, err = l.argv()
 	return err
@@ -153,8 +144,10 @@ func (l *launch) makeRoot() error {
 		if err := vmmprocess.MakeRunDir(root, l.req.UID, l.req.GID); err != nil {
 			return err
 		}
-		l.jail, err = jail.Open(root)
-		return err
+		if l.jail, err = jail.Open(root); err != nil {
+			return errors.Join(err, os.Remove(root))
+		}
+		return nil
 	}
 	if l.jail, err = jail.Make(root, jail.Owner{UID: l.req.UID, GID: l.req.GID}); err != nil {
 		return err
@@ -176,53 +169,9 @@ func (l *launch) place(ctx context.Context) error {
 	if err := l.jail.Dir(jailer.RunDir); err != nil {
 		return err
 	}
-	if err := l.put(ctx, kernelField, jail.File{Name: jailer.Kernel, Source: l.req.Kernel}); err != nil {
-		return err
-	}
-	if l.req.Spec.Boot.InitrdPath != "" {
-		if err := l.put(ctx, "config.boot.initrd_path", jail.File{Name: jailer.Initrd, Source: l.req.Initrd}); err != nil {
-			return err
-		}
-	}
-	for i, d := range l.req.Spec.Disks {
-		f := jail.File{Name: jailer.Disk(i), Source: l.req.Disks[i]}
-		if !d.ReadOnly {
-			f.Kind = jail.Writable
-		}
-		if err := l.put(ctx, fmt.Sprintf("config.storage[%d].path", i), f); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (l *launch) put(ctx context.Context, field string, f jail.File) error {
-	placed, err := l.jail.Place(ctx, f)
-	if err != nil {
-		return types.FieldErrorf(kindOfFile(ctx, err), field, "the VMM cannot be given the file: %w", plain(err))
-	}
-	if loan := placed.Loan; loan != nil {
-		l.lend = append(l.lend, *loan)
-		if loan.UID != l.req.UID {
-			l.home.private.Lent = append(l.home.private.Lent, *loan)
-		}
-	}
-	return nil
-}
-
-// kindOfFile says what an error of placing a file is to the client.
-func kindOfFile(ctx context.Context, err error) types.Kind {
-	switch {
-	case ctx.Err() != nil:
-		return types.KindCanceled
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return types.KindExhausted
-	case errors.Is(err, disk.ErrChanged):
-		return types.KindPrecondition
-	case errors.Is(err, os.ErrNotExist), errors.Is(err, disk.ErrUnreadable), errors.Is(err, syscall.ELOOP):
-		return types.KindInvalid
-	}
-	return types.KindInternal
+	err := l.files.Place(ctx, l.jail, l.req)
+	l.home.private.Lent = l.files.Lent
+	return err
 }
 
 // lendTaps notes whose the VM's taps are, which its user is to open, and their counters: they began before this VM.
@@ -249,11 +198,11 @@ func (l *launch) lendTaps() error {
 }
 
 func (l *launch) makeGroup() error {
-	limits, err := l.cage.limits(l.req.Spec, l.req.Disks)
+	limits, err := l.backend.cage.Limits(overhead, l.req.Spec, l.req.Disks)
 	if err != nil {
 		return err
 	}
-	l.group, err = l.cage.parent.Make(l.home.private.Jail.ID, limits)
+	l.group, err = l.backend.cage.Parent().Make(l.home.private.Jail.ID, limits)
 	return err
 }
 
@@ -295,10 +244,8 @@ func (l *launch) commit(h types.Handle) error {
 	if err := l.req.Commit(h); err != nil {
 		return err
 	}
-	for _, loan := range l.lend {
-		if err := loan.Give(); err != nil {
-			return types.Errorf(types.KindInternal, "lend a disk to the VM's user: %w", err)
-		}
+	if err := l.files.Give(); err != nil {
+		return err
 	}
 	for i, t := range l.home.private.LentTaps {
 		if err := tap.Give(t.Name, l.req.UID); err != nil {
@@ -324,7 +271,7 @@ func (l *launch) command() (vmmprocess.Command, error) {
 	if j := l.backend.cfg.Jail; j != nil {
 		c.Path, c.Becomes = l.jailer.Path, &l.becomes
 		c.NewPIDNamespace, c.NewNetNamespace = j.PIDNamespace, j.NetNamespace
-		c.BornIn, c.Joins, err = l.group.Entrances()
+		c.BornIn, c.Joins, err = l.group.Entrances(0) // the jailer begins as root
 		return c, err
 	}
 	c.UID, c.GID = l.req.UID, l.req.GID

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/stubvmm"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
@@ -133,8 +134,8 @@ func newRig(t testing.TB, dir, firecracker, jailerPath string, jailed bool, kern
 		if os.Geteuid() != 0 {
 			t.Skip("only root can jail")
 		}
-		r.config.Jail = &JailConfig{
-			Binary: jailerPath, Dir: filepath.Join(dir, "jail"), NetNamespace: true, PIDNamespace: true, MaxOpenFiles: 1024,
+		r.config.JailerBinary, r.config.Jail = jailerPath, &cage.Config{
+			Dir: filepath.Join(dir, "jail"), NetNamespace: true, PIDNamespace: true, MaxOpenFiles: 1024,
 		}
 	}
 	r.backend = r.another()
@@ -181,11 +182,10 @@ func (r *rig) leftovers() (left []string) {
 	for _, j := range jails {
 		left = append(left, "the jail "+j.Dir)
 	}
-	c, err := r.backend.openCage()
-	if err != nil {
+	if err := r.backend.openCage(); err != nil {
 		return append(left, err.Error())
 	}
-	groups, err := c.parent.List()
+	groups, err := r.backend.cage.Parent().List()
 	if err != nil {
 		left = append(left, err.Error())
 	}
@@ -209,7 +209,7 @@ func (r *rig) removeParent() {
 	}
 	root, err := cgroup.Find()
 	must(r.t, err)
-	parent, err := root.Open(r.backend.cage.parentName)
+	parent, err := root.Open(r.backend.cage.Name())
 	must(r.t, err)
 	must(r.t, parent.Remove(context.Background()))
 }

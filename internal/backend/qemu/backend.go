@@ -14,6 +14,7 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/kvm"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/kernelimage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 )
 
@@ -44,7 +45,7 @@ type Config struct {
 type Backend struct {
 	cfg     Config
 	tscKHz  int
-	kernels kernels
+	kernels kernelimage.Opener
 	accel   accelerator
 }
 
@@ -66,7 +67,7 @@ func New(cfg Config) (*Backend, error) {
 	if cfg.CanaryTimeout == 0 {
 		cfg.CanaryTimeout = canaryTimeout
 	}
-	b := &Backend{cfg: cfg, tscKHz: hostTSC()}
+	b := &Backend{cfg: cfg, tscKHz: hostTSC(), kernels: kernelimage.Opener{VMM: "QEMU"}}
 	b.accel = accelerator{mode: cfg.Accel, turn: make(chan struct{}, 1), probe: kvm.Probe, canary: b.canary, log: cfg.Log}
 	return b, nil
 }

@@ -32,7 +32,7 @@ func (b *Backend) canary(ctx context.Context) (kvm.Verdict, error) {
 	if b.cfg.CanaryKernel == "" {
 		return kvm.Verdict{}, errors.New("there is no kernel to try it with")
 	}
-	kernel, err := b.kernels.open(b.cfg.CanaryKernel)
+	kernel, err := b.kernels.Open(b.cfg.CanaryKernel)
 	if err != nil {
 		return kvm.Verdict{}, fmt.Errorf("there is no kernel to try it with: %w", err)
 	}

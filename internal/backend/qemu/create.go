@@ -73,7 +73,7 @@ func (l *launch) prepare() error {
 }
 
 func (l *launch) openImages() error {
-	kernel, err := l.backend.kernels.open(l.req.Kernel)
+	kernel, err := l.backend.kernels.Open(l.req.Kernel)
 	if err == nil {
 		kernel, err = forUser(kernel, l.req.UID)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/kernelimage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 )
 
@@ -62,7 +63,7 @@ func TestWhatIsNoKernelIsRefused(t *testing.T) {
 			req := r.request("nokernel", r.spec())
 			req.Kernel = kernel
 			err := r.refuse(t.Context(), req)
-			wantKind(t, err, types.KindInvalid, kernelField, "")
+			wantKind(t, err, types.KindInvalid, kernelimage.Field, "")
 			if strings.Contains(err.Error(), r.dir) {
 				t.Errorf("the error tells a path of the host: %v", err)
 			}
@@ -90,11 +91,11 @@ func TestAnUncompressedKernelNeedsItsTwin(t *testing.T) {
 	backendtest.Copy(t, r.kernel, alone)
 	req := r.request("alone", r.spec())
 	req.Kernel = alone
-	wantKind(t, r.refuse(t.Context(), req), types.KindInvalid, kernelField, "PVH")
-	backendtest.Write(t, alone+siblingSuffix, fakeBzImage("6.1.0 (builder@host) #1"))
-	wantKind(t, r.refuse(t.Context(), req), types.KindInvalid, kernelField, "6.1.0")
-	must(t, os.Remove(alone+siblingSuffix))
-	backendtest.Copy(t, r.kernel+siblingSuffix, alone+siblingSuffix)
+	wantKind(t, r.refuse(t.Context(), req), types.KindInvalid, kernelimage.Field, "PVH")
+	backendtest.Write(t, alone+kernelimage.SiblingSuffix, fakeBzImage("6.1.0 (builder@host) #1"))
+	wantKind(t, r.refuse(t.Context(), req), types.KindInvalid, kernelimage.Field, "6.1.0")
+	must(t, os.Remove(alone+kernelimage.SiblingSuffix))
+	backendtest.Copy(t, r.kernel+kernelimage.SiblingSuffix, alone+kernelimage.SiblingSuffix)
 	r.createFrom(req).want(lifecycle.Created)
 }
 

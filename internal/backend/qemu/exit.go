@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/kernelimage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 )
 
@@ -82,9 +83,9 @@ var refusals = []struct {
 	kind  types.Kind
 	field string
 }{
-	{"invalid kernel header", types.KindInvalid, kernelField},
-	{"without PVH ELF Note", types.KindInvalid, kernelField},
-	{"could not load kernel", types.KindInvalid, kernelField},
+	{"invalid kernel header", types.KindInvalid, kernelimage.Field},
+	{"without PVH ELF Note", types.KindInvalid, kernelimage.Field},
+	{"could not load kernel", types.KindInvalid, kernelimage.Field},
 	{"initrd is too large", types.KindInvalid, "config.boot.initrd_path"},
 	{"could not load initrd", types.KindInvalid, "config.boot.initrd_path"},
 	{"support requested feature", types.KindInvalid, "config.cpu.features"},

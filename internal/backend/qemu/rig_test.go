@@ -21,6 +21,7 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/kernelimage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 )
@@ -322,8 +323,8 @@ func pidState(t testing.TB, pid int) string {
 
 // bzImage is the bootable twin of an uncompressed kernel, or the kernel itself.
 func bzImage(kernel string) string {
-	if _, err := os.Stat(kernel + siblingSuffix); err == nil {
-		return kernel + siblingSuffix
+	if _, err := os.Stat(kernel + kernelimage.SiblingSuffix); err == nil {
+		return kernel + kernelimage.SiblingSuffix
 	}
 	return kernel
 }

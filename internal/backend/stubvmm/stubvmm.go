@@ -34,6 +34,16 @@ func BuildJailer(tb testing.TB) string { return buildFor(tb, BuildJailerIn) }
 // BuildJailerIn builds it in dir, for a TestMain.
 func BuildJailerIn(dir string) (string, error) { return build(dir, "jailer", "stub-jailer") }
 
+// BuildCloudHypervisor builds the stand-in for Cloud Hypervisor in a directory that tb removes, and returns its path. Its
+// knobs are kernel arguments and a file beside it, see the package cloudhypervisor below this one. It boots KernelPVH.
+func BuildCloudHypervisor(tb testing.TB) string { return buildFor(tb, BuildCloudHypervisorIn) }
+
+// BuildCloudHypervisorIn builds it in dir, for a TestMain, and opens dir to the users that VMMs run as. It is named as
+// Cloud Hypervisor is.
+func BuildCloudHypervisorIn(dir string) (string, error) {
+	return build(dir, "cloud-hypervisor", "stub-cloud-hypervisor")
+}
+
 func buildFor(tb testing.TB, in func(dir string) (string, error)) string {
 	tb.Helper()
 	dir, err := os.MkdirTemp("", "stub")

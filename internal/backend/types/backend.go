@@ -61,6 +61,7 @@ type CreateRequest struct {
 	Disks  []string // host paths, one per Spec.Disks
 
 	RunDir   string    // the directory to make for sockets and logs; its parent exists. Removed by Destroy
+	RootDir  string    // the directory to make for files that the VMM opens by name, on the disks' file system; "" is in RunDir
 	UID, GID uint32    // whom the VMM should run as; 0 is metald's own user
 	Console  io.Writer // takes the guest's console output; never blocks for long
 

@@ -3,6 +3,7 @@ package types
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Kind sorts errors by what the caller can do about them. The API turns each into one Connect code.
@@ -74,6 +75,11 @@ func FieldErrorf(kind Kind, field, format string, args ...any) *Error {
 	e := Errorf(kind, format, args...)
 	e.Field = field
 	return e
+}
+
+// UnknownBackend refuses the name of a backend that there is not, naming those that there are.
+func UnknownBackend(name string, known []string) *Error {
+	return FieldErrorf(KindInvalid, "backend", "%q is none of %s", name, strings.Join(known, ", "))
 }
 
 // quiet keeps a cause for errors.Is and errors.As whose text is already part of the message.

@@ -41,14 +41,20 @@ func (g *Group) Add(pid int) error {
 
 // Entrances are where a process gets into the group by itself, which takes less time than Add, see the package
 // vmmprocess: on v2 the directory, to be born in, which the caller closes; on v1 the files into which it writes "0" as
-// long as it has one thread.
-func (g *Group) Entrances() (bornIn *os.File, joins []string, err error) {
+// long as it has one thread. The user uid may write to those: it can move processes of its own there, and none out.
+func (g *Group) Entrances(uid uint32) (bornIn *os.File, joins []string, err error) {
 	if g.parent.root.version == 2 {
 		bornIn, err = os.Open(g.at[0].dir)
 		return bornIn, nil, err
 	}
 	for _, h := range g.at {
-		joins = append(joins, filepath.Join(h.dir, "tasks"))
+		tasks := filepath.Join(h.dir, "tasks")
+		if uid != 0 {
+			if err := os.Chown(tasks, int(uid), -1); err != nil {
+				return nil, nil, err
+			}
+		}
+		joins = append(joins, tasks)
 	}
 	return nil, joins, nil
 }

@@ -131,11 +131,12 @@ func since(t time.Time) time.Duration { return time.Since(t).Round(100 * time.Mi
 
 // needy are the packages whose tests need a host like the lab's, and which of their tests do; "" is all.
 var needy = map[string]string{
-	"internal/backend/firecracker": "Real|^TestConformance$/^firecracker",
-	"internal/backend/qemu":        "KVM",
-	"internal/host/cgroup":         "",
-	"internal/host/jail":           "",
-	"internal/vmmprocess":          "",
+	"internal/backend/cloudhypervisor": "Real|^TestConformance$/^cloudhypervisor",
+	"internal/backend/firecracker":     "Real|^TestConformance$/^firecracker",
+	"internal/backend/qemu":            "KVM",
+	"internal/host/cgroup":             "",
+	"internal/host/jail":               "",
+	"internal/vmmprocess":              "",
 }
 
 // patterns are for go list.
@@ -180,8 +181,8 @@ func choose(ctx context.Context, o options) (lab.Payload, error) {
 	if len(p.Tests) == 0 {
 		return p, fmt.Errorf("%s has no tests", o.packages)
 	}
-	for _, name := range []string{"firecracker", "jailer"} {
-		path := os.Getenv("METALD_TEST_" + strings.ToUpper(name))
+	for _, name := range []string{"firecracker", "jailer", "cloud-hypervisor"} {
+		path := os.Getenv(lab.Variable(name))
 		if path == "" {
 			path, _ = exec.LookPath(name) // "" where there is none
 		}

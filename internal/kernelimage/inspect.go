@@ -1,4 +1,4 @@
-package qemu
+package kernelimage
 
 import (
 	"bytes"
@@ -10,36 +10,36 @@ import (
 	"strings"
 )
 
-// kernelFormat is how a kernel file is entered.
-type kernelFormat uint8
+// format is how a kernel file is entered.
+type format uint8
 
 const (
-	formatBzImage kernelFormat = iota + 1
-	formatPVH                  // an ELF with the note that names its PVH entry
-	formatELF                  // an ELF without
+	formatBzImage format = iota + 1
+	formatPVH            // an ELF with the note that names its PVH entry
+	formatELF            // an ELF without
 )
 
-// kernelImage is what a kernel file holds.
-type kernelImage struct {
-	format  kernelFormat
+// kernel is what a kernel file holds.
+type kernel struct {
+	format  format
 	release string // of Linux, "6.1.0-56-cloud-amd64"; "" if it isn't told, and for formatPVH, where nobody asks
 }
 
 // inspectKernel says what kernel is in a file of size bytes. Its error is for the person who chose the file.
-func inspectKernel(r io.ReaderAt, size int64) (kernelImage, error) {
+func inspectKernel(r io.ReaderAt, size int64) (kernel, error) {
 	head := make([]byte, 0x250)
 	n, err := r.ReadAt(head, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return kernelImage{}, fmt.Errorf("the kernel cannot be read: %w", err)
+		return kernel{}, fmt.Errorf("the kernel cannot be read: %w", err)
 	}
 	head = head[:n]
 	switch {
 	case bytes.HasPrefix(head, []byte(elf.ELFMAG)):
 		return inspectELF(r, size)
 	case len(head) == cap(head) && string(head[0x202:0x206]) == "HdrS" && head[0x1fe] == 0x55 && head[0x1ff] == 0xaa:
-		return kernelImage{format: formatBzImage, release: setupRelease(r, head)}, nil
+		return kernel{format: formatBzImage, release: setupRelease(r, head)}, nil
 	}
-	return kernelImage{}, errors.New("not a kernel: neither a bzImage nor an ELF file")
+	return kernel{}, errors.New("not a kernel: neither a bzImage nor an ELF file")
 }
 
 // setupRelease reads the version string that the setup header of a bzImage points at (Linux,
@@ -57,30 +57,30 @@ func setupRelease(r io.ReaderAt, head []byte) string {
 // pvhNote is XEN_ELFNOTE_PHYS32_ENTRY, whose owner is "Xen": the address where PVH enters.
 const pvhNote = 18
 
-func inspectELF(r io.ReaderAt, size int64) (kernelImage, error) {
+func inspectELF(r io.ReaderAt, size int64) (kernel, error) {
 	f, err := elf.NewFile(r)
 	if err != nil {
-		return kernelImage{}, fmt.Errorf("not a kernel: a broken ELF file: %w", err)
+		return kernel{}, fmt.Errorf("not a kernel: a broken ELF file: %w", err)
 	}
 	if f.Machine != elf.EM_X86_64 || f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN {
-		return kernelImage{}, fmt.Errorf("not a kernel for x86-64: an ELF file of type %v for %v", f.Type, f.Machine)
+		return kernel{}, fmt.Errorf("not a kernel for x86-64: an ELF file of type %v for %v", f.Type, f.Machine)
 	}
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
-			return kernelImage{}, errors.New("not a kernel: a program for Linux")
+			return kernel{}, errors.New("not a kernel: a program for Linux")
 		}
 		if p.Type == elf.PT_NOTE && hasPVHNote(p, f.ByteOrder) {
-			return kernelImage{format: formatPVH}, nil
+			return kernel{format: formatPVH}, nil
 		}
 	}
 	release, err := bannerRelease(io.NewSectionReader(r, 0, size))
 	if err != nil {
-		return kernelImage{}, err
+		return kernel{}, err
 	}
 	if release == "" {
-		return kernelImage{}, errors.New("not a kernel: an ELF file without a PVH note and without Linux in it")
+		return kernel{}, errors.New("not a kernel: an ELF file without a PVH note and without Linux in it")
 	}
-	return kernelImage{format: formatELF, release: release}, nil
+	return kernel{format: formatELF, release: release}, nil
 }
 
 // hasPVHNote looks through a segment of notes: name size, descriptor size, type, then both padded to four bytes.

@@ -1,10 +1,10 @@
-package qemu
+package kernelimage
 
 import (
 	"bytes"
 	"debug/elf"
 	"encoding/binary"
-	"io"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,22 +51,22 @@ func TestInspectKernel(t *testing.T) {
 	far := strings.Repeat("\x00", 256<<10-200) + banner // across the edge of what is read at once
 	for name, c := range map[string]struct {
 		file []byte
-		want kernelImage
+		want kernel
 		err  string
 	}{
-		"bzImage":          {fakeBzImage("6.1.0-56-cloud-amd64 (debian@x) #1"), kernelImage{formatBzImage, "6.1.0-56-cloud-amd64"}, ""},
-		"PVH":              {fakeELF(append(gnu, pvh...), ""), kernelImage{format: formatPVH}, ""},
-		"no PVH":           {fakeELF(gnu, banner), kernelImage{formatELF, "7.1.2"}, ""},
-		"banner far away":  {fakeELF(gnu, far), kernelImage{formatELF, "7.1.2"}, ""},
-		"note of somebody": {fakeELF(note("abc\x00", pvhNote, "entry123"), banner), kernelImage{formatELF, "7.1.2"}, ""},
-		"endless note":     {fakeELF(long, banner), kernelImage{formatELF, "7.1.2"}, ""},
-		"no Linux":         {fakeELF(gnu, ""), kernelImage{}, "without Linux"},
-		"only a format":    {fakeELF(gnu, "Linux version %s"), kernelImage{}, "without Linux"},
-		"cut ELF":          {fakeELF(gnu, "")[:70], kernelImage{}, "broken ELF"},
-		"ELF magic only":   {[]byte("\x7fELF"), kernelImage{}, "broken ELF"},
-		"cut header":       {fakeBzImage("x")[:0x210], kernelImage{}, "not a kernel"},
-		"script":           {[]byte("#!/bin/sh\n"), kernelImage{}, "not a kernel"},
-		"empty":            {nil, kernelImage{}, "not a kernel"},
+		"bzImage":          {fakeBzImage("6.1.0-56-cloud-amd64 (debian@x) #1"), kernel{formatBzImage, "6.1.0-56-cloud-amd64"}, ""},
+		"PVH":              {fakeELF(append(gnu, pvh...), ""), kernel{format: formatPVH}, ""},
+		"no PVH":           {fakeELF(gnu, banner), kernel{formatELF, "7.1.2"}, ""},
+		"banner far away":  {fakeELF(gnu, far), kernel{formatELF, "7.1.2"}, ""},
+		"note of somebody": {fakeELF(note("abc\x00", pvhNote, "entry123"), banner), kernel{formatELF, "7.1.2"}, ""},
+		"endless note":     {fakeELF(long, banner), kernel{formatELF, "7.1.2"}, ""},
+		"no Linux":         {fakeELF(gnu, ""), kernel{}, "without Linux"},
+		"only a format":    {fakeELF(gnu, "Linux version %s"), kernel{}, "without Linux"},
+		"cut ELF":          {fakeELF(gnu, "")[:70], kernel{}, "broken ELF"},
+		"ELF magic only":   {[]byte("\x7fELF"), kernel{}, "broken ELF"},
+		"cut header":       {fakeBzImage("x")[:0x210], kernel{}, "not a kernel"},
+		"script":           {[]byte("#!/bin/sh\n"), kernel{}, "not a kernel"},
+		"empty":            {nil, kernel{}, "not a kernel"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := inspectKernel(bytes.NewReader(c.file), int64(len(c.file)))
@@ -92,8 +92,8 @@ func FuzzInspectKernel(f *testing.F) {
 func TestInspectionIsRemembered(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "vmlinuz")
 	backendtest.Write(t, path, fakeBzImage("7.1.2"))
-	var k kernels
-	file, err := k.open(path)
+	var k Opener
+	file, err := k.Open(path)
 	must(t, err)
 	file.Close()
 	if len(k.seen) != 1 {
@@ -102,10 +102,10 @@ func TestInspectionIsRemembered(t *testing.T) {
 	// Another content, under the same name: it is looked at again.
 	must(t, os.Remove(path))
 	backendtest.Write(t, path, []byte("something else"))
-	_, err = k.open(path)
-	wantKind(t, err, types.KindInvalid, kernelField, "not a kernel")
+	_, err = k.Open(path)
+	wantKind(t, err, types.KindInvalid, Field, "not a kernel")
 	for i := range 2 * maxInspected {
-		k.remember(fileVersion{inode: uint64(i)}, kernelImage{})
+		k.remember(fileVersion{inode: uint64(i)}, kernel{})
 	}
 	if len(k.seen) > maxInspected {
 		t.Errorf("%d are remembered", len(k.seen))
@@ -117,31 +117,38 @@ func TestTheTwinIsNoLink(t *testing.T) {
 	kernel := filepath.Join(dir, "vmlinux")
 	backendtest.Write(t, kernel, fakeELF(note("GNU\x00", 3, "x"), "Linux version 7.1.2 (a)"+strings.Repeat(" ", 128)))
 	backendtest.Write(t, filepath.Join(dir, "elsewhere"), fakeBzImage("7.1.2"))
-	must(t, os.Symlink("elsewhere", kernel+siblingSuffix))
-	_, err := new(kernels).open(kernel)
-	wantKind(t, err, types.KindInvalid, kernelField, siblingSuffix)
-	must(t, os.Rename(filepath.Join(dir, "elsewhere"), kernel+siblingSuffix))
-	file, err := new(kernels).open(kernel)
+	must(t, os.Symlink("elsewhere", kernel+SiblingSuffix))
+	_, err := new(Opener).Open(kernel)
+	wantKind(t, err, types.KindInvalid, Field, SiblingSuffix)
+	must(t, os.Rename(filepath.Join(dir, "elsewhere"), kernel+SiblingSuffix))
+	file, err := new(Opener).Open(kernel)
 	must(t, err)
 	defer file.Close()
-	if file.Name() != kernel+siblingSuffix {
+	if file.Name() != kernel+SiblingSuffix {
 		t.Errorf("opened %s", file.Name())
 	}
 }
 
-func TestKernelForAnotherUser(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "vmlinuz")
-	backendtest.Write(t, path, fakeBzImage("7.1.2"))
-	must(t, os.Chmod(path, 0o600))
-	file, err := os.Open(path)
-	must(t, err)
-	copied, err := forUser(file, 1000)
-	must(t, err)
-	defer copied.Close()
-	content, err := io.ReadAll(io.NewSectionReader(copied, 0, 1<<20))
-	info, statErr := copied.Stat()
-	must(t, statErr)
-	if err != nil || !bytes.Equal(content, fakeBzImage("7.1.2")) || info.Mode().Perm()&0o444 != 0o444 {
-		t.Errorf("%d bytes of mode %v, %v", len(content), info.Mode(), err)
+func fakeBzImage(version string) []byte {
+	b := make([]byte, 0x400)
+	b[0x1fe], b[0x1ff] = 0x55, 0xaa
+	copy(b[0x202:], "HdrS")
+	binary.LittleEndian.PutUint16(b[0x20e:], 0x100)
+	copy(b[0x300:], version+"\x00")
+	return b
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantKind(t testing.TB, err error, kind types.Kind, field, says string) {
+	t.Helper()
+	var e *types.Error
+	if !errors.As(err, &e) || e.Kind != kind || e.Field != field || !strings.Contains(err.Error(), says) {
+		t.Fatalf("error %v, want one of kind %d about %s that says %q", err, kind, field, says)
 	}
 }

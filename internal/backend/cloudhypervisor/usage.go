@@ -1,0 +1,168 @@
+package cloudhypervisor
+
+import (
+	"context"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
+)
+
+// lastTimeout bounds the wait for a last reading of a VM that is to be ended.
+const lastTimeout = 250 * time.Millisecond
+
+// meter keeps the counters of a machine.
+type meter struct {
+	turn chan struct{} // of capacity 1: who has a token in it may ask
+
+	mu     sync.Mutex
+	at     time.Time // of the last reading; zero before
+	totals counters
+	whole  bool // nothing can have come after it: the guest stood still, and its VMM was killed then
+}
+
+// take notes a reading. It returns false for one that is not what followed the last: a counter fell, as all do when the
+// guest is built anew.
+func (t *meter) take(now counters) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now.fellFrom(t.totals) {
+		return false
+	}
+	t.at, t.totals = time.Now(), now
+	return true
+}
+
+// fellFrom says whether a sum is less than it was.
+func (c counters) fellFrom(before counters) bool {
+	for device, was := range before {
+		now, there := c[device]
+		for _, name := range sums {
+			if old, known := was[name]; known && (!there || now[name] < old) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// sums are the counters that never fall while a guest runs; latencies do.
+var sums = []string{
+	"read_bytes", "write_bytes", "read_ops", "write_ops", "rx_bytes", "tx_bytes", "rx_frames", "tx_frames",
+}
+
+func (t *meter) complete() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.whole
+}
+
+// age is how long ago the last reading was; the greatest duration where there was none.
+func (t *meter) age() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.at.IsZero() {
+		return math.MaxInt64
+	}
+	return time.Since(t.at)
+}
+
+// last says when the last reading was, for people.
+func (t *meter) last() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.at.IsZero() {
+		return "there was none"
+	}
+	return time.Since(t.at).Round(time.Millisecond).String() + " ago"
+}
+
+// count reads the counters. Where they fell the guest is another one than was booted.
+func (m *machine) count(ctx context.Context) error {
+	select {
+	case m.meter.turn <- struct{}{}:
+		defer func() { <-m.meter.turn }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	now, err := m.api.counters(ctx)
+	if err != nil {
+		return err
+	}
+	if !m.meter.take(now) {
+		m.endGuest(func(s *status) { s.reset = true })
+	}
+	return nil
+}
+
+// lastReading stops the guest of a VMM that is about to be killed and reads its counters, if that is soon done.
+func (m *machine) lastReading(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lastTimeout)
+	defer cancel()
+	paused := m.api.pause(ctx) == nil || !m.now().running
+	if m.count(ctx) == nil && paused {
+		m.meter.mu.Lock()
+		m.meter.whole = true
+		m.meter.mu.Unlock()
+	}
+}
+
+// Usage reads the counters of the process, and Cloud Hypervisor's of the devices, at most one second old where it answers.
+// Cloud Hypervisor itself knows neither CPU time nor memory.
+func (m *machine) Usage(ctx context.Context) (types.Usage, error) {
+	if m.meter.age() > lookEvery && m.now().ran && !m.died() {
+		limited, cancel := context.WithTimeout(ctx, lookTimeout)
+		_ = m.count(limited) // what was read before stands
+		cancel()
+	}
+	u := types.Usage{At: time.Now()}
+	u.Disks, u.Networks = m.deviceUsage()
+	pid := m.handle.Process.PID
+	if cpu, err := vmmprocess.CPUTime(pid); err == nil {
+		u.CPUTime = &cpu
+	}
+	if resident, err := vmmprocess.ResidentMemory(pid); err == nil {
+		u.MemoryBytes = &resident
+	}
+	if m.died() { // the pid may be another's
+		return types.Usage{}, types.Errorf(types.KindUnavailable, "VM %s: %w", m.handle.VM, types.ErrGone)
+	}
+	return u, nil
+}
+
+// deviceUsage is nil before the first reading.
+func (m *machine) deviceUsage() (disks map[string]types.DiskUsage, networks map[string]types.NetworkUsage) {
+	m.meter.mu.Lock()
+	defer m.meter.mu.Unlock()
+	for i, d := range m.spec.Disks {
+		if n, ok := m.meter.totals.of(diskID(i), "read_bytes", "write_bytes", "read_ops", "write_ops"); ok {
+			if disks == nil {
+				disks = map[string]types.DiskUsage{}
+			}
+			disks[d.ID] = types.DiskUsage{ReadBytes: n[0], WriteBytes: n[1], ReadOps: n[2], WriteOps: n[3]}
+		}
+	}
+	for i, d := range m.spec.Networks {
+		if n, ok := m.meter.totals.of(networkID(i), "rx_bytes", "tx_bytes", "rx_frames", "tx_frames"); ok {
+			if networks == nil {
+				networks = map[string]types.NetworkUsage{}
+			}
+			networks[d.ID] = types.NetworkUsage{ReceivedBytes: n[0], SentBytes: n[1], ReceivedPackets: n[2], SentPackets: n[3]}
+		}
+	}
+	return disks, networks
+}
+
+// of returns counters of a device, if it has all of them and they are numbers that can be.
+func (c counters) of(device string, names ...string) (values []int64, ok bool) {
+	for _, name := range names {
+		n, there := c[device][name]
+		if !there || n > math.MaxInt64 {
+			return nil, false
+		}
+		values = append(values, int64(n))
+	}
+	return values, true
+}
