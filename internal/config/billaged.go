@@ -17,6 +17,8 @@ type Billaged struct {
 	Port         int    `name:"port" default:"8081" min:"0" max:"65535" doc:"TCP port of the API; 0 takes a free one, which the log names"`
 	InsecureBind bool   `name:"insecure-bind" default:"false" doc:"allow an address beyond loopback although the API has neither TLS nor authentication"`
 
+	AllowedHosts []string `name:"allowed-hosts" default:"" doc:"host names that requests may carry beside localhost and IP addresses, separated by commas"`
+
 	StateDir string `name:"state-dir" default:"/var/lib/billaged" abs:"true" doc:"directory of the ledger, the raw batches and the key; one billaged per directory"`
 
 	UnreachableAfter time.Duration `name:"unreachable-after" default:"2m" min:"1s" max:"24h" doc:"how long a host may be silent before its VMs are called unreachable; they are never called stopped for that"`
@@ -58,3 +60,6 @@ func (c Billaged) checkAddress() error {
 
 // WriteBillagedHelp prints every setting of billaged for -help.
 func WriteBillagedHelp(w io.Writer) { writeHelp(w, BillagedFields()) }
+
+// BillagedTable is the settings of billaged as a Markdown table for the docs.
+func BillagedTable() string { return table(BillagedFields()) }

@@ -44,10 +44,12 @@ func (f Field) Values() string {
 }
 
 // Table is the settings as a Markdown table for the docs.
-func Table(choices Choices) string {
+func Table(choices Choices) string { return table(Fields(choices)) }
+
+func table(fields []Field) string {
 	var b strings.Builder
 	b.WriteString("| variable | flag | type | default | what it does |\n|---|---|---|---|---|\n")
-	for _, f := range Fields(choices) {
+	for _, f := range fields {
 		def := "empty"
 		if f.Default != "" {
 			def = "`" + f.Default + "`"

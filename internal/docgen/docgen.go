@@ -29,6 +29,7 @@ func Choices() config.Choices {
 func Regions() map[string]string {
 	return map[string]string{
 		"config-table":   config.Table(Choices()),
+		"billaged-table": config.BillagedTable(),
 		"backend-matrix": backendMatrix(backend.All()),
 		"transitions":    transitions(),
 		"error-codes":    api.ErrorCodesTable(),

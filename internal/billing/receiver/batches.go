@@ -12,7 +12,10 @@ import (
 )
 
 // service answers the RPCs. Requests have passed the rules of the proto file before.
-type service struct{ cfg Config }
+type service struct {
+	cfg    Config
+	counts *counts
+}
 
 // SendMetricsBatch applies a batch.
 func (s *service) SendMetricsBatch(ctx context.Context, req *connect.Request[pb.SendMetricsBatchRequest]) (*connect.Response[pb.SendMetricsBatchResponse], error) {
@@ -47,7 +50,9 @@ func (s *service) SendMetricsBatch(ctx context.Context, req *connect.Request[pb.
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(answer(outcome, next)), nil
+	resp := answer(outcome, next)
+	s.counts.add(resp.GetStatus())
+	return connect.NewResponse(resp), nil
 }
 
 func answer(outcome store.Outcome, next uint64) *pb.SendMetricsBatchResponse {
@@ -82,6 +87,7 @@ func (s *service) legacyBatch(ctx context.Context, m *pb.SendMetricsBatchRequest
 	if err := s.cfg.Store.Points(ctx, m.GetVmId(), m.GetCustomerId(), points, raw); err != nil {
 		return nil, err
 	}
+	s.counts.add(pb.BatchStatus_BATCH_STATUS_APPLIED)
 	return connect.NewResponse(&pb.SendMetricsBatchResponse{Success: true, Status: pb.BatchStatus_BATCH_STATUS_APPLIED}), nil
 }
 

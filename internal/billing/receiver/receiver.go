@@ -9,6 +9,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
 	"time"
 
 	"buf.build/go/protovalidate"
@@ -21,12 +24,13 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/billing/store"
 )
 
-// Config is what a receiver is made of. All but Now is required.
+// Config is what a receiver is made of. All but Hosts and Now is required.
 type Config struct {
 	Store       *store.Store
 	Key         ed25519.PrivateKey // countersigns chain heads
 	Unreachable time.Duration      // how long a host may be silent before its VMs are called unreachable
 	Log         *slog.Logger
+	Hosts       []string         // names under which clients may call, besides localhost and IP addresses
 	Now         func() time.Time // for heartbeats and signatures, never for durations of usage; nil: time.Now
 }
 
@@ -42,11 +46,12 @@ func New(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &service{cfg: cfg}
+	s := &service{cfg: cfg, counts: &counts{}}
 	mux := http.NewServeMux()
 	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxMessageBytes), connect.WithInterceptors(&edge{rules, cfg.Log})}
 	mux.Handle(billingv1connect.NewBillingServiceHandler(s, options...))
 	mux.Handle(grpchealth.NewHandler(health{cfg.Store}, connect.WithReadMaxBytes(1<<10)))
+	mux.HandleFunc("GET /metrics", metrics(s.counts, cfg.Store))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		if err := cfg.Store.Ping(r.Context()); err != nil {
@@ -55,7 +60,20 @@ func New(cfg Config) (http.Handler, error) {
 		}
 		fmt.Fprintln(w, "ready")
 	})
-	return mux, nil
+	return guard(mux, cfg.Hosts), nil
+}
+
+// guard refuses requests to a name that is not billaged's: so a web page whose name leads here cannot make a browser
+// call.
+func guard(next http.Handler, names []string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := (&url.URL{Host: r.Host}).Hostname()
+		if _, err := netip.ParseAddr(host); err != nil && host != "localhost" && !slices.Contains(names, host) {
+			http.Error(w, "this name is not among the allowed hosts", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func newRules() (protovalidate.Validator, error) {

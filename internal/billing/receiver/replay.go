@@ -28,7 +28,7 @@ func Replay(ctx context.Context, to *store.Store, raw []byte) error {
 	if len(raw) == 0 {
 		return fmt.Errorf("%w: an empty record", store.ErrInvalid)
 	}
-	s := &service{cfg: Config{Store: to}}
+	s := &service{cfg: Config{Store: to}, counts: &counts{}}
 	switch raw[0] {
 	case kindBatch:
 		return replay(ctx, raw[1:], &pb.SendMetricsBatchRequest{}, s.SendMetricsBatch)

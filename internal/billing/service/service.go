@@ -45,7 +45,7 @@ func Run(ctx context.Context, cfg config.Billaged, log *slog.Logger) (err error)
 			return fmt.Errorf("the last raw batch of an earlier billaged: %w", err)
 		}
 	}
-	handler, err := receiver.New(receiver.Config{Store: ledger, Key: key, Unreachable: cfg.UnreachableAfter, Log: log})
+	handler, err := receiver.New(receiver.Config{Store: ledger, Key: key, Unreachable: cfg.UnreachableAfter, Log: log, Hosts: cfg.AllowedHosts})
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"testing"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
 )
 
 // BenchmarkIngest applies batches of 600 ticks, each on the disk before the next. BenchmarkBareInsert is its floor: the
@@ -49,4 +51,30 @@ func BenchmarkBareInsert(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.N)*600/b.Elapsed().Seconds(), "samples/s")
+}
+
+// BenchmarkAnnounce is a heartbeat of a host with 1,000 VMs, each of which used something since the last.
+func BenchmarkAnnounce(b *testing.B) {
+	s := open(b, b.TempDir())
+	v := newSender(b, "v", 1)
+	list := map[usage.Incarnation]usage.Totals{}
+	for i := range 1000 {
+		start := v.start
+		start.Incarnation.VM = fmt.Sprint("v", i)
+		if err := s.Begin(context.Background(), start); err != nil {
+			b.Fatal(err)
+		}
+		list[start.Incarnation] = usage.Totals{At: start.At}
+	}
+	for b.Loop() {
+		for inc, totals := range list {
+			totals.At.Mono += second
+			totals.At.Wall += second
+			totals.Of[usage.CPU] = totals.Of[usage.CPU].Plus(usage.Of64(second / 2))
+			list[inc] = totals
+		}
+		if err := s.Announce(context.Background(), list); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

@@ -217,3 +217,23 @@ func TestTotalsThatContradictTheirTicks(t *testing.T) {
 		t.Error("totals of another tick settle nothing")
 	}
 }
+
+func TestATimelineTakesNoAbsurdValue(t *testing.T) {
+	var line Timeline
+	l := newLedger()
+	points := cpuPoints(0, 3, 1000*second)
+	absurd := points[1]
+	absurd.Reading.Put(CPU, 1<<62)
+	if !line.Add(points[0], l.place) || line.Add(absurd, l.place) || !line.Add(points[2], l.place) {
+		t.Error("the absurd point alone is refused")
+	}
+	early := points[0]
+	early.Wall--
+	early.Reading.Put(CPU, 1<<62) // as if the counter had begun anew at 1000 s, a nanosecond later
+	if line.Add(early, l.place) {
+		t.Error("a point that leaves an absurd amount to the next is taken")
+	}
+	if got := l.total().Of[CPU]; got != Of64(tick) {
+		t.Errorf("%s ns are billed, of %d", got, tick)
+	}
+}

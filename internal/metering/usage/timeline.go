@@ -21,6 +21,9 @@ type Timeline struct {
 // maxRuns bounds what a client can make a Timeline remember.
 const maxRuns = 1000
 
+// maxCPUs bounds the CPU time of a VM of which nobody said how many CPUs it has.
+const maxCPUs = 4096
+
 // legacyTick is the time between two points in which nothing is missing.
 const legacyTick = 200_000_000 // ns
 
@@ -38,6 +41,9 @@ func (t *Timeline) Add(p Point, place func(Span)) bool {
 	})
 	if inside {
 		return true // it is known what was used before it and after it
+	}
+	if !t.plausible(next, p) {
+		return false
 	}
 	switch {
 	case next > 0 && noLess(p, t.Runs[next-1].Last):
@@ -58,6 +64,19 @@ func (t *Timeline) Add(p Point, place func(Span)) bool {
 		t.insert(next, p, place)
 	}
 	return true
+}
+
+// plausible says whether p, before the run next, uses no more CPU time than there can be since the point before it, nor
+// leaves more to the point after it.
+func (t *Timeline) plausible(next int, p Point) bool {
+	fits := func(a, b Point) bool {
+		used := b.Reading.values[CPU]
+		if noLess(b, a) {
+			used -= a.Reading.values[CPU]
+		}
+		return !Mul(maxCPUs, uint64(b.Wall-a.Wall)+legacyTick).Less(Of64(used))
+	}
+	return (next == 0 || fits(t.Runs[next-1].Last, p)) && (next == len(t.Runs) || next > 0 || fits(p, t.Runs[next].First))
 }
 
 // insert begins a run with p. Where it is the first, the one that was the first turns out to have begun at zero.
