@@ -1,0 +1,57 @@
+// Package record is what metald writes into its write-ahead log: which incarnations there are, what was read of each
+// at every tick, and how they ended. It makes bytes of that and reads them again, and knows no file and no clock.
+//
+// A keyframe is the table of the incarnations that live, with everything that is needed to decode what follows. A tick
+// holds what changed since the tick before. All others can be decoded alone.
+package record
+
+import "github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
+
+// Types of records, as the log keeps them.
+const (
+	TypeKeyframe byte = iota + 1 // the table of incarnations that live
+	TypeTick                     // one reading of each
+	TypeBegin                    // an incarnation begins
+	TypeEnter                    // one enters a state
+	TypeEnd                      // one ended: a final record, which can be decoded alone
+	TypeThin                     // many ticks as one
+	TypeSigned                   // the receiver's signature of the log's head
+)
+
+// Open is an incarnation that lives, as a keyframe has it.
+type Open struct {
+	Life  usage.Life
+	Next  uint64 // the tick that comes next
+	At    usage.Time
+	State usage.State
+	Last  usage.Reading // of the last tick
+}
+
+// Line is what a tick has of one incarnation.
+type Line struct {
+	Epoch   uint64
+	Reading usage.Reading
+}
+
+// Signature is the receiver's word that it saw the log's head.
+type Signature struct {
+	Record    uint64 // number of the head
+	Hash      [32]byte
+	SignedAt  int64 // ns since 1970, by the receiver's clock
+	PublicKey []byte
+	Signature []byte
+}
+
+// Sink takes what records say, in their order. What it is given is its own only until it returns.
+type Sink interface {
+	// Table is a keyframe: all incarnations that live. After a loss it tells what was missed.
+	Table(at usage.Time, open []Open)
+	Begin(l usage.Life)
+	Enter(epoch uint64, at usage.Time, state usage.State)
+	Sample(epoch uint64, s usage.Sample)
+	// Thin is many ticks as one: the last of them, and what was used in all of them, memory over time and the time in
+	// each state exactly.
+	Thin(epoch uint64, s usage.Sample, used usage.Amount)
+	End(e usage.End)
+	Signed(s Signature)
+}
