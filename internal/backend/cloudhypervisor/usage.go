@@ -132,6 +132,9 @@ func (m *machine) Usage(ctx context.Context) (types.Usage, error) {
 	return u, nil
 }
 
+// Sources are the process. Cloud Hypervisor counts the interfaces by itself.
+func (m *machine) Sources() types.Sources { return types.Sources{PID: m.handle.Process.PID} }
+
 // deviceUsage is nil before the first reading.
 func (m *machine) deviceUsage() (disks map[string]types.DiskUsage, networks map[string]types.NetworkUsage) {
 	m.meter.mu.Lock()

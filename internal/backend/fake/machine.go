@@ -153,6 +153,9 @@ func (m *machine) Usage(ctx context.Context) (types.Usage, error) {
 	return usage, nil // a fake has no memory that could be measured
 }
 
+// Sources are none: a fake has no process.
+func (m *machine) Sources() types.Sources { return types.Sources{DisksAtHand: true} }
+
 func (m *machine) Exited() <-chan struct{} { return m.exited }
 
 func (m *machine) hasExited() bool {

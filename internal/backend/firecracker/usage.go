@@ -26,6 +26,11 @@ func (m *machine) Usage(context.Context) (types.Usage, error) {
 	return u, nil
 }
 
+// Sources are the process and its taps. The disks' counters come by themselves.
+func (m *machine) Sources() types.Sources {
+	return types.Sources{PID: m.handle.Process.PID, Taps: types.TapSources(m.spec.Networks, m.home.private.Taps), DisksAtHand: true}
+}
+
 // diskUsage is nil before the first line of the metrics.
 func (m *machine) diskUsage() map[string]types.DiskUsage {
 	totals := m.meter.collector.Totals()

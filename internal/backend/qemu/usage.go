@@ -41,6 +41,11 @@ func (m *machine) Usage(ctx context.Context) (types.Usage, error) {
 	}
 }
 
+// Sources are the process and its taps.
+func (m *machine) Sources() types.Sources {
+	return types.Sources{PID: m.handle.Process.PID, Taps: types.TapSources(m.spec.Networks, m.taps)}
+}
+
 // networkUsage is what went through the taps since this QEMU began. A tap whose counters fell was made anew, and is
 // left out.
 func (m *machine) networkUsage() map[string]types.NetworkUsage {

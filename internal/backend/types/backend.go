@@ -107,7 +107,13 @@ type Machine interface {
 	State(ctx context.Context) (lifecycle.State, error)
 
 	// Usage is cumulative since this incarnation began. A reading that cannot be had is nil, never zero.
+	//
+	// After Exited was closed it is the last word, what the incarnation used in all, and it stays. What could not be
+	// read when nothing more could be used is nil in it.
 	Usage(ctx context.Context) (Usage, error)
+
+	// Sources says where the kernel counts what the machine uses, for who reads it ten times a second.
+	Sources() Sources
 
 	// Exited is closed once the VMM process has ended and everything it said has been read.
 	Exited() <-chan struct{}
@@ -190,6 +196,29 @@ type Usage struct {
 	MemoryBytes *int64         // resident memory of the VMM process
 	Disks       map[string]DiskUsage
 	Networks    map[string]NetworkUsage
+}
+
+// Sources says what of a machine's usage is counted where it can be read without asking its VMM. The rest is in Usage.
+type Sources struct {
+	PID         int         // of the VMM, whose CPU clock and memory are the machine's
+	Taps        []TapSource // whose counters are Usage's Networks; nil where the VMM counts them
+	DisksAtHand bool        // Usage has the disks' counters at hand and asks nobody for them
+}
+
+// TapSource is a tap device, and where its counters stood when the incarnation began, as the guest sees them.
+type TapSource struct {
+	Name string
+	From NetworkUsage
+}
+
+// TapSources are the taps of interfaces whose counters are known from when the incarnation began.
+func TapSources(networks []Network, from map[string]NetworkUsage) (all []TapSource) {
+	for _, n := range networks {
+		if began, known := from[n.ID]; known {
+			all = append(all, TapSource{Name: n.Tap, From: began})
+		}
+	}
+	return all
 }
 
 // DiskUsage is the I/O of one disk, by the guest's requests.
