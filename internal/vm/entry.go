@@ -217,7 +217,7 @@ func (e *entry) publish() {
 		Exit: r.Exit, ExitedAt: r.ExitedAt, Health: e.health,
 	}
 	if r.Handle != nil {
-		info.PID = r.Handle.Process.PID
+		info.PID, info.Process = r.Handle.Process.PID, r.Handle.Process
 	}
 	e.m.index.show(e, info)
 }
