@@ -23,8 +23,8 @@ type Config struct {
 	Strangers    Strangers     // nil: VMMs of backends that are none of these are left alone
 	Store        store.Store
 	Metering     Metering // nil: nobody bills by it
-	StateDir     string // VMs live below vms/ and run/ in it
-	RunDir       string // of the VMMs' sockets, FIFOs and counters, which no restart of the host needs; "" is run/ in StateDir
+	StateDir     string   // VMs live below vms/ and run/ in it
+	RunDir       string   // of the VMMs' sockets, FIFOs and counters, which no restart of the host needs; "" is run/ in StateDir
 	Roots        disk.Roots
 	MaxVMs       int
 	UIDBase      uint32 // VMMs run as UIDBase + slot; 0: as metald
