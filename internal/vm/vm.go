@@ -18,6 +18,7 @@ import (
 type Info struct {
 	ID          types.VMID
 	Seq         uint64 // order of creation on this host
+	Tenant      string // who is billed; Unattributed where nobody was named
 	Spec        types.Spec
 	State       lifecycle.State
 	CreatedAt   time.Time
