@@ -38,7 +38,7 @@ func (e *entry) launch(ctx context.Context, f files) (types.Machine, error) {
 		Commit: func(h types.Handle) error {
 			defer next()
 			e.rec.Handle = &h
-			if err := m.cfg.Metering.Begin(h, e.rec.Spec, e.tenant()); err != nil {
+			if err := m.cfg.Metering.Begin(h, e.rec.Spec, e.rec.Tenant); err != nil {
 				return types.Errorf(types.KindUnavailable, "VM %s cannot be metered, so it is not started: %w", e.id, err)
 			}
 			return e.save()

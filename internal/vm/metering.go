@@ -85,6 +85,3 @@ func (e *entry) billed(machine types.Machine, reason string) {
 	}
 	e.m.cfg.Metering.End(e.id, last, reason)
 }
-
-// tenant is who is billed for the VM.
-func (e *entry) tenant() string { return "" }

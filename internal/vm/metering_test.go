@@ -190,7 +190,7 @@ func TestWhatCannotBeMeteredIsNotStarted(t *testing.T) {
 	if info, _ := d.Get("a"); info.State != lifecycle.Created {
 		t.Errorf("the VM is %s", info.State)
 	}
-	if _, err := d.CreateOn(context.Background(), "", "b", d.spec()); types.KindOf(err) != types.KindUnavailable {
+	if _, err := d.CreateOn(context.Background(), vm.CreateRequest{ID: "b", Spec: d.spec()}); types.KindOf(err) != types.KindUnavailable {
 		t.Errorf("create: %v", err)
 	}
 	if _, err := d.Get("b"); types.KindOf(err) != types.KindNotFound {

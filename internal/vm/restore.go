@@ -44,6 +44,7 @@ func (m *Manager) Restore(ctx context.Context) error {
 	}
 	for i := range records {
 		records[i].Backend = m.backendOf(records[i])
+		records[i].Tenant = cmp.Or(records[i].Tenant, Unattributed)
 	}
 	if m.seq, err = m.cfg.Store.LastSeq(); err != nil {
 		return err
@@ -293,7 +294,7 @@ func seen(f found) lifecycle.State {
 // goOn has the VMM of an earlier metald be metered on. One that cannot be is alive, so that is told and tried again with
 // the next adoption.
 func (e *entry) goOn(machine types.Machine, state lifecycle.State) {
-	if err := e.m.cfg.Metering.Adopt(machine, e.rec.Spec, e.tenant(), metered(state)); err != nil {
+	if err := e.m.cfg.Metering.Adopt(machine, e.rec.Spec, e.rec.Tenant, metered(state)); err != nil {
 		e.log.Error("a VM that was taken over is not metered", "vm", e.id, "error", err)
 	}
 }
