@@ -412,5 +412,8 @@ func (e *engine) publishSoon() {
 	}
 }
 
+// span is the records of the log that something is in: many where it was made coarser.
+type span struct{ first, last uint64 }
+
 // describe is what a life is called in the log.
 func describe(i usage.Incarnation) []any { return []any{"vm", i.VM, "epoch", i.Epoch} }

@@ -164,13 +164,13 @@ func (t taker) Enter(epoch uint64, at usage.Time, state usage.State) {
 // Sample takes a tick.
 func (t taker) Sample(epoch uint64, s usage.Sample) {
 	t.paced(s.At.Wall)
-	t.with(epoch, func(l *life) { l.tick(t.record, s, nil, t.encode) })
+	t.with(epoch, func(l *life) { l.tick(t.record.last, s, nil, t.encode) })
 }
 
 // Thin takes a tick that stands for many.
-func (t taker) Thin(epoch uint64, s usage.Sample, used usage.Amount) {
-	t.paced(s.At.Wall)
-	t.with(epoch, func(l *life) { l.tick(t.record, s, &used, t.encode) })
+func (t taker) Thin(epoch uint64, leap usage.Leap) {
+	t.paced(leap.Last.At.Wall)
+	t.with(epoch, func(l *life) { l.tick(t.record.last, leap.Last, &leap, t.encode) })
 }
 
 // End takes the end of a life.
@@ -188,13 +188,13 @@ func (t taker) Signed(record.Signature) {}
 // deaf takes what is known.
 type deaf struct{}
 
-func (deaf) Table(usage.Time, []record.Open)         {}
-func (deaf) Begin(usage.Life)                        {}
-func (deaf) Enter(uint64, usage.Time, usage.State)   {}
-func (deaf) Sample(uint64, usage.Sample)             {}
-func (deaf) Thin(uint64, usage.Sample, usage.Amount) {}
-func (deaf) End(usage.End)                           {}
-func (deaf) Signed(record.Signature)                 {}
+func (deaf) Table(usage.Time, []record.Open)       {}
+func (deaf) Begin(usage.Life)                      {}
+func (deaf) Enter(uint64, usage.Time, usage.State) {}
+func (deaf) Sample(uint64, usage.Sample)           {}
+func (deaf) Thin(uint64, usage.Leap)               {}
+func (deaf) End(usage.End)                         {}
+func (deaf) Signed(record.Signature)               {}
 
 // pace keeps old ticks from being sent as fast as the log can be read.
 type pace struct {

@@ -69,22 +69,18 @@ func (l *life) expect(next uint64, chain batch.Hash) {
 	}
 }
 
-// span is the records of the log that something is in. Those that were made coarser stand for many.
-type span struct{ first, last uint64 }
-
-// tick takes one tick. used is what was used in all ticks that it stands for; nil for an ordinary one.
-func (l *life) tick(in span, s usage.Sample, used *usage.Amount, encode func(batch.Ticks) []byte) {
-	at := in.last
+// tick takes one tick. leap is what the tick stands for where it stands for many, else nil.
+func (l *life) tick(at uint64, s usage.Sample, leap *usage.Leap, encode func(batch.Ticks) []byte) {
 	fresh := at > l.seen && s.Seq >= l.next
-	if fresh && s.Seq > l.next && used == nil && (l.damaged || s.Seq-l.next >= l.size) {
+	if fresh && s.Seq > l.next && leap == nil && (l.damaged || s.Seq-l.next >= l.size) {
 		l.miss(s.Seq-1, s.At.Wall, encode)
 	}
 	sent := s
-	if used != nil {
-		sent = lowered(s, *used, s.At.Mono-l.meter.Totals.At.Mono)
+	if leap != nil {
+		sent = lowered(leap)
 	}
 	if at > l.metered {
-		l.measure(s, used, in.first > l.metered)
+		l.measure(s, leap)
 		l.metered = at
 	}
 	if at > l.seen {
@@ -98,31 +94,34 @@ func (l *life) tick(in span, s usage.Sample, used *usage.Amount, encode func(bat
 		l.pending.first = l.next
 	}
 	l.pending.add(sent)
-	l.pending.coarse = l.pending.coarse || used != nil
+	l.pending.coarse = l.pending.coarse || leap != nil
 	l.next, l.damaged, l.sentAt = s.Seq+1, false, s.At.Wall
 	if l.full() {
 		l.cut(encode)
 	}
 }
 
-// measure adds a tick to the meter. whole says that the meter has nothing of what the tick stands for.
-func (l *life) measure(s usage.Sample, used *usage.Amount, whole bool) {
-	if s.Seq > l.meter.Totals.Next && l.meter.Totals.Next < l.next {
+// measure adds a tick to the meter.
+func (l *life) measure(s usage.Sample, leap *usage.Leap) {
+	m := &l.meter
+	exact := leap != nil && leap.First == m.Totals.Next && leap.From == m.Totals.At
+	if s.Seq > m.Totals.Next && m.Totals.Next < l.next && !exact {
 		l.blind = true // the receiver may have what is missing here
 	}
-	before, next := l.meter.Totals.Amount, l.meter.Totals.Next
-	l.meter.Add(s, nil, nil)
-	if used != nil && whole && next <= s.Seq {
-		l.meter.Totals.Amount = before.Plus(*used)
+	before := m.Totals.Amount
+	m.Add(s, nil, nil)
+	if exact {
+		m.Totals.Amount = before.Plus(leap.Used)
 	}
 }
 
 // lowered is a tick that stands for many as it is sent: memory no larger than it was on average, so that whoever holds
 // it from one such tick to the next comes to no more than there was. The totals say what there was.
-func lowered(s usage.Sample, used usage.Amount, ns int64) usage.Sample {
+func lowered(l *usage.Leap) usage.Sample {
+	s, ns := l.Last, l.Last.At.Mono-l.From.Mono
 	for f := usage.Field(usage.Counters); int(f) < usage.Fields; f++ {
 		if v, ok := s.Reading.Value(f); ok && ns > 0 {
-			if mean := used.Of[f].Part(1, uint64(ns)); mean.Less(usage.Of64(v)) {
+			if mean := l.Used.Of[f].Part(1, uint64(ns)); mean.Less(usage.Of64(v)) {
 				s.Reading.Put(f, mean.Lo)
 			}
 		}
@@ -185,7 +184,7 @@ func (l *life) end(at uint64, e usage.End, encode func(batch.Ticks) []byte) {
 		return
 	}
 	if e.Last.Seq >= l.next && e.Last.At != (usage.Time{}) {
-		l.tick(span{at, at}, e.Last, nil, encode)
+		l.tick(at, e.Last, nil, encode)
 	}
 	l.cut(encode)
 	if last := max(e.Final.Next, l.next, 1) - 1; last >= l.next {
