@@ -27,7 +27,8 @@ type Info struct {
 	Backend     string
 	VMM         string // "QEMU"; "" if none was ever started
 	VMMVersion  string
-	PID         int // of the live VMM, 0 if there is none
+	PID         int                   // of the live VMM, 0 if there is none
+	Process     types.ProcessIdentity // likewise
 	Incarnation uint64
 	Exit        *types.Exit // how the last VMM ended; nil while one is alive
 	ExitedAt    time.Time
