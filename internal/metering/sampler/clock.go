@@ -1,0 +1,70 @@
+package sampler
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
+)
+
+// Clock is what time it is, and what waits for it.
+type Clock interface {
+	// Now is the time by both clocks, of one moment.
+	Now() usage.Time
+	// Boottime is CLOCK_BOOTTIME in ns. It goes on while the host is suspended, and CLOCK_MONOTONIC does not.
+	Boottime() int64
+	// Wait waits until CLOCK_MONOTONIC is at ns; false if ctx ended before.
+	Wait(ctx context.Context, ns int64) bool
+}
+
+// hostClock is the clock of the host. Its timer belongs to one goroutine.
+type hostClock struct{ timer *time.Timer }
+
+func newHostClock() *hostClock {
+	c := &hostClock{timer: time.NewTimer(time.Hour)}
+	c.timer.Stop()
+	return c
+}
+
+// Both clocks are read one after the other: who is interrupted between the two would see a wall clock that was set.
+const (
+	together = 50_000 // ns
+	attempts = 5
+)
+
+func (c *hostClock) Now() usage.Time {
+	var best usage.Time
+	least := int64(1 << 62)
+	for range attempts {
+		before, wall, after := read(unix.CLOCK_MONOTONIC), read(unix.CLOCK_REALTIME), read(unix.CLOCK_MONOTONIC)
+		if took := after - before; took < least {
+			best, least = usage.Time{Mono: before + took/2, Wall: wall}, took
+		}
+		if least <= together {
+			break
+		}
+	}
+	return best
+}
+
+func (c *hostClock) Boottime() int64 { return read(unix.CLOCK_BOOTTIME) }
+
+func (c *hostClock) Wait(ctx context.Context, ns int64) bool {
+	c.timer.Reset(time.Duration(ns - read(unix.CLOCK_MONOTONIC)))
+	select {
+	case <-c.timer.C:
+		return true
+	case <-ctx.Done():
+		c.timer.Stop()
+		return false
+	}
+}
+
+// read cannot fail for the clocks that every Linux has.
+func read(clock int32) int64 {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(clock, &ts)
+	return ts.Nano()
+}

@@ -1,0 +1,68 @@
+package sampler
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Run takes the ticks until ctx ends. It has to be called once. Whoever tells of lives has ended before, or does nothing
+// more by it.
+func (s *Sampler) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	var workers sync.WaitGroup
+	for range s.cfg.Workers {
+		workers.Go(func() { s.answerer(ctx) })
+	}
+	s.ticks(ctx)
+	stop()
+	workers.Wait()
+	s.finish()
+	return nil
+}
+
+// ticks takes a tick at each multiple of the interval since its start. One that comes late is the last that was due.
+func (s *Sampler) ticks(ctx context.Context) {
+	start, interval := s.clock.Now().Mono, int64(s.cfg.Interval)
+	for next := int64(1); s.clock.Wait(ctx, start+next*interval); {
+		due := max((s.clock.Now().Mono-start)/interval, next)
+		s.tick(start+due*interval, uint64(due-next))
+		next = due + 1
+	}
+}
+
+// finish lets go of everything.
+func (s *Sampler) finish() {
+	s.mu.Lock()
+	if !s.held() {
+		s.flush(s.now())
+	}
+	s.ended = true
+	if n := len(s.ends); n > 0 {
+		s.log.Error("the log of metering did not take the ends of lives; the next start ends them", "lives", n)
+	}
+	var all []*source
+	for _, l := range s.lives {
+		all = append(all, l.source)
+		l.source = nil
+	}
+	s.mu.Unlock()
+	closeAll(all)
+	if s.sweep.dumper != nil {
+		s.sweep.dumper.Close()
+	}
+}
+
+// suspended is how much more time than CLOCK_MONOTONIC the host has to have seen between two ticks.
+const suspended = 100 * time.Millisecond
+
+// watchSuspend tells when the host was suspended: guests did not run, and no time counts.
+func (s *Sampler) watchSuspend() {
+	ahead := s.clock.Boottime() - s.clock.Now().Mono
+	before := s.sweep.ahead
+	s.sweep.ahead = ahead
+	if slept := ahead - before; slept > int64(suspended) && s.sweep.round > 1 {
+		s.stats.add(&s.stats.now.Suspends, 1)
+		s.log.Warn("the host was suspended", "for", time.Duration(slept))
+	}
+}
