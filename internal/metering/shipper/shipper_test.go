@@ -2,7 +2,6 @@ package shipper_test
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -10,9 +9,7 @@ import (
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/billing/service"
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/record"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/shipper"
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/wal"
 )
 
@@ -135,7 +132,3 @@ func TestSettings(t *testing.T) {
 		t.Error("it runs without a place to keep what was acknowledged")
 	}
 }
-
-var _ = errors.Join
-var _ = record.TypeTick
-var _ usage.Time
