@@ -39,8 +39,8 @@ func TestKilledMetaldBillsWhatWasUsed(t *testing.T) {
 	}
 	t.Logf("METALD_TEST_SEED=%d", seed)
 	w := newWorld(t, rand.New(rand.NewPCG(seed, 1)))
-	for round := range kills {
-		w.round(round)
+	for range kills {
+		w.round()
 	}
 	w.d = harness.Start(t, w.options)
 	w.d.DeleteAll(t)
@@ -60,11 +60,14 @@ type world struct {
 	b       *harness.Billaged
 	vms     []string
 	made    int
-	wrote   int64 // bytes that guests wrote for sure
-	parent  string
+	parent  string        // the cgroup of all VMMs
+	before  time.Duration // CPU time that it had counted when there was none
 }
 
-const guestWrites = 256 << 10
+const (
+	guestWrites = 256 << 10
+	hostID      = "a-host"
+)
 
 func newWorld(t *testing.T, r *rand.Rand) *world {
 	w := &world{t: t, rand: r, b: harness.NewBillaged(t)}
@@ -76,21 +79,22 @@ func newWorld(t *testing.T, r *rand.Rand) *world {
 	w.site = harness.NewSite(t, w.vmm)
 	w.options = w.site.Options
 	w.options.StateDir = harness.ShortDir(t)
-	w.options.Env = append(w.options.Env, "UNKEY_METALD_BILLING_ENDPOINT="+w.b.URL)
+	w.options.Env = append(w.options.Env, "UNKEY_METALD_BILLING_ENDPOINT="+w.b.URL, "UNKEY_METALD_HOST_ID="+hostID)
+	w.d = harness.Start(t, w.options)
+	w.d.Stop(t)
+	w.parent = cpuParent(t, filepath.Join(w.options.StateDir, "jail"))
+	w.before, _ = counted(t, w.parent) // of a directory that had the same number
 	return w
 }
 
 // round lets clients work on VMs until metald is killed.
-func (w *world) round(n int) {
+func (w *world) round() {
 	w.d = harness.Start(w.t, w.options)
 	after := time.AfterFunc(time.Duration(w.rand.IntN(900))*time.Millisecond, func() { w.d.Kill(w.t) })
 	defer after.Stop()
 	for w.act() == nil {
 	}
 	w.d.Kill(w.t)
-	if w.parent == "" && n > 2 {
-		w.findParent()
-	}
 	if w.rand.IntN(4) == 0 {
 		w.killVMM()
 	}
@@ -175,11 +179,6 @@ func (w *world) vmmsOf() (pids []int) {
 	return pids
 }
 
-// findParent finds the cgroup that all of this metald's VMMs are in, each in one of its own.
-func (w *world) findParent() {
-	w.parent = cpuParent(w.t, filepath.Join(w.options.StateDir, "jail"))
-}
-
 // wantBillIsTruth compares the bill of all VMs with what the kernel counted of them, in all their lives.
 func (w *world) wantBillIsTruth() {
 	w.t.Helper()
@@ -189,6 +188,7 @@ func (w *world) wantBillIsTruth() {
 	}
 	u := total[0].GetUsage()
 	counted, unit := counted(w.t, w.parent)
+	counted -= w.before
 	billed := big128(u.GetCpuNs())
 	off := new(big.Int).Sub(billed, big.NewInt(int64(counted)))
 	w.t.Logf("billed %s ns of CPU in %d VMs, the kernel counted %d: %s apart; %d gap ticks", billed, w.made, counted, off, u.GetGapTicks())
@@ -215,8 +215,7 @@ func (w *world) wantReceived() {
 	harness.Eventually(w.t, 2*time.Minute, "billaged has received everything", func() bool {
 		list, err := w.d.Client.ListVms(ctx, connect.NewRequest(&pb.ListVmsRequest{}))
 		must(w.t, err)
-		host := hostID(w.t, w.d)
-		sessions, err := w.b.Client.GetActiveBillingSessions(ctx, connect.NewRequest(&billing.GetActiveBillingSessionsRequest{InstanceId: host}))
+		sessions, err := w.b.Client.GetActiveBillingSessions(ctx, connect.NewRequest(&billing.GetActiveBillingSessionsRequest{InstanceId: hostID}))
 		return err == nil && len(sessions.Msg.GetSessions()) == 0 && len(list.Msg.GetVms()) == 0 && w.sameBill(ctx)
 	})
 }

@@ -152,3 +152,31 @@ func counter(t *testing.T, path string) uint64 {
 	t.Fatalf("%s: %q has no counter", path, text)
 	return 0
 }
+
+// cpuParent is where the cgroup is, or will be, that all VMs jailed below a directory are in, each in one of its own; its
+// counter has what those used that are gone.
+func cpuParent(t *testing.T, jails string) string {
+	t.Helper()
+	var st unix.Stat_t
+	must(t, unix.Stat(jails, &st))
+	for _, root := range []string{"/sys/fs/cgroup/cpuacct", "/sys/fs/cgroup/cpu,cpuacct"} {
+		if _, err := os.Stat(root); err == nil {
+			return fmt.Sprintf("%s/metald/%x-%x", root, st.Dev, st.Ino)
+		}
+	}
+	return fmt.Sprintf("/sys/fs/cgroup/metald/%x-%x", st.Dev, st.Ino)
+}
+
+// counted is the CPU time of a cgroup and all that ever were in it, and the unit in which it is counted; nothing where
+// there is none yet.
+func counted(t *testing.T, group string) (cpu, unit time.Duration) {
+	t.Helper()
+	if _, err := os.Stat(group); errors.Is(err, fs.ErrNotExist) {
+		return 0, 0
+	}
+	file, unit := "cpuacct.usage", time.Nanosecond
+	if _, err := os.Stat(filepath.Join(group, file)); err != nil {
+		file, unit = "cpu.stat", time.Microsecond
+	}
+	return time.Duration(counter(t, filepath.Join(group, file))) * unit, unit
+}
