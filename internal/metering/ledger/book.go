@@ -113,23 +113,29 @@ func (b *book) Table(at usage.Time, open []record.Open) {
 	for i := range open {
 		listed[open[i].Life.Incarnation.Epoch] = true
 		if a := b.begin(open[i].Life); a != nil {
-			b.meet(a, &open[i])
+			b.catchUp(a, &open[i].Meter)
 		}
 	}
 	for epoch, a := range b.accounts {
 		if !listed[epoch] {
-			b.close(a, a.meter.Totals, Damaged)
+			b.close(a, usage.Totals{}, Damaged)
 		}
 	}
 }
 
-// meet brings an account to where the table has it; that changes nothing where no record was lost.
-func (b *book) meet(a *account, o *record.Open) {
-	if o.Next > a.meter.Totals.Next {
-		b.add(a, usage.Sample{Seq: o.Next - 1, At: o.At, State: o.State, Reading: o.Last})
-	}
-	if a.meter.State != o.State {
-		a.meter.Enter(o.At, o.State, a.place)
+// catchUp brings an account to where a meter is that saw every tick; that changes nothing where no record was lost.
+func (b *book) catchUp(a *account, m *usage.Meter) {
+	b.list = a.meter.CatchUp(m, a.place, b.list[:0])
+	b.quarantine(a, b.list)
+	a.recent.push(&a.meter)
+}
+
+// Thin adds many ticks that the log has as one.
+func (b *book) Thin(epoch uint64, l usage.Leap) {
+	b.work++
+	b.now(l.After.Totals.At)
+	if a := b.accounts[epoch]; a != nil {
+		b.catchUp(a, &l.After)
 	}
 }
 

@@ -17,8 +17,8 @@ func (nobody) Thin(uint64, usage.Leap)               {}
 func (nobody) End(usage.End)                         {}
 func (nobody) Signed(record.Signature)               {}
 
-// context1 reads a record for the sake of those that are coded against it.
-func context1(d *record.Decoder, e wal.Entry) {
+// readFor reads a record for the sake of those that are coded against it.
+func readFor(d *record.Decoder, e wal.Entry) {
 	if e.Lost != nil || d.Decode(e.Type, e.Body, nobody{}) != nil {
 		d.Lost()
 	}

@@ -16,7 +16,8 @@ type recent struct {
 // push notes what m has seen, if it is news.
 func (r *recent) push(m *usage.Meter) {
 	v, ok := m.Last.Value(usage.CPU)
-	if !ok || m.Seen[usage.CPU] != m.Totals.At {
+	last := (r.next + recentTicks - 1) % recentTicks
+	if !ok || m.Seen[usage.CPU] != m.Totals.At || r.n > 0 && r.at[last] == m.Totals.At.Mono {
 		return
 	}
 	r.at[r.next], r.cpu[r.next] = m.Totals.At.Mono, v

@@ -230,7 +230,7 @@ func (l *Ledger) follow(e wal.Entry) {
 }
 
 // context reads a record that is in the ledger, for those that are coded against it.
-func (l *Ledger) context(e wal.Entry) { context1(&l.decoder, e) }
+func (l *Ledger) context(e wal.Entry) { readFor(&l.decoder, e) }
 
 // Run follows the log until ctx ends, then reads what is durable, and saves the ledger. It has to be called once.
 func (l *Ledger) Run(ctx context.Context) error {

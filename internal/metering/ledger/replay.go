@@ -46,7 +46,7 @@ func (l *Ledger) replay(ctx context.Context, v *view, q Query, r hours, s *sheet
 		return err
 	}
 	done := func() bool { return b.passed(r.to * 1e9) }
-	if err := l.read(ctx, m.position, v.position, b, done); err != nil {
+	if err := l.read(ctx, m.position, v.position, b, l.cfg.ReplayBytes, done); err != nil {
 		if errors.Is(err, errGone) {
 			return l.tooOld(ctx, v)
 		}
@@ -70,12 +70,12 @@ func (b *book) passed(wall int64) bool {
 
 var errGone = errors.New("the log has that no more, or coarser")
 
-// read gives b the records of the log from after one to another, until done says that it has enough.
-func (l *Ledger) read(ctx context.Context, after, last uint64, b *book, done func() bool) error {
+// read gives b the records of the log from after one to another, until done says that it has enough. It reads no more
+// bytes than budget.
+func (l *Ledger) read(ctx context.Context, after, last uint64, b *book, budget int64, done func() bool) error {
 	r := l.cfg.Log.NewReader(after)
 	defer r.Close()
 	var d record.Decoder
-	budget := l.cfg.ReplayBytes
 	for at, n := after, 0; at < last; n++ {
 		if n%256 == 0 && at > after && done() {
 			return nil
@@ -106,7 +106,7 @@ func give(e wal.Entry, d *record.Decoder, b *book) uint64 {
 		d.Lost()
 		return e.Lost.Last
 	case e.Known:
-		context1(d, e)
+		readFor(d, e)
 		return 0
 	case d.Decode(e.Type, e.Body, b) != nil:
 		d.Lost()
