@@ -70,6 +70,8 @@ var mayNotReach = append([]mayNot{
 	{"internal/host/**", "internal/vmmprocess/**", "a jail's names are given to it; the layout is the jailer's"},
 	{"internal/metering/**", "internal/billing/**", "the sender knows the wire, not who receives"},
 	{"internal/metering/**", "internal/vm", "what is metered is told to the meter"},
+	{"internal/metering/sampler", "internal/vmmprocess", "it reads processes, and neither starts nor ends them"},
+	{"internal/metering/sampler", "gen/**", "what is read is written into the log, in the log's words"},
 	{"internal/billing/**", "internal/vm/**", "the receiver runs elsewhere and knows no machine"},
 	{"internal/billing/**", "internal/backend/**", "the receiver runs elsewhere and knows no machine"},
 	{"internal/billing/store", "gen/**", "the ledger speaks the arithmetic's words, not the wire's"},
@@ -101,6 +103,7 @@ var onlyFrom = append([]only{
 	{"gen/**", []string{"gen/**", "internal/api", "internal/billing/receiver", "internal/metering/shipper", "cmd/*", "test/**"}, "api/convert.go is the one place between proto and domain; of billing's, receiver/convert.go"},
 	{"internal/billing/service", []string{"cmd/billaged"}, "the wiring knows every part and no part knows it"},
 	{"internal/billing/raw", []string{"internal/billing/store", "internal/billing/service"}, "raw batches are kept with the ledger's row, or not at all; the audit reads them"},
+	{"internal/metering/sampler", []string{"internal/daemon", "test/**"}, "the manager knows vm.Metering, not who implements it"},
 	{"internal/vmassets", []string{"cmd/vm-assets"}, "metald boots assets and makes none"},
 	{"internal/docgen", []string{"cmd/docgen"}, "documentation is made outside of the daemon"},
 }, eachBackend(func(folder string) []only {

@@ -30,16 +30,19 @@ func (s *Sampler) keyframe(at usage.Time) error {
 func (s *Sampler) restore(at usage.Time) {
 	s.restored, s.missed = true, 0
 	for _, l := range s.lives {
-		last := l.meter.Totals.At
-		l.next += away(at.Mono-last.Mono, int64(s.cfg.Interval))
-		s.enc.Restore(record.Open{Life: l.life, Next: l.next, At: last, State: l.state, Last: l.meter.Last})
+		_, meter := s.enc.Account(l.epoch())
+		o := record.OpenOf(usage.Account{Life: l.life, Meter: *meter})
+		l.next += away(at.Mono-o.At.Mono, int64(s.cfg.Interval))
+		o.Next, o.State = l.next, l.state
+		s.enc.Restore(o)
 	}
 }
 
 // away is how many ticks would have been between two that are ns apart.
 func away(ns, interval int64) uint64 { return uint64(max((ns+interval/2)/interval-1, 0)) }
 
-// append writes a record, after a keyframe where the log wants one. Where the log does not take it, undo is called.
+// append writes a record, after a keyframe where the log wants one, and after all ends. Where the log does not take it,
+// undo is called.
 func (s *Sampler) append(at usage.Time, typ byte, encode func([]byte) []byte, undo func()) (seq uint64, err error) {
 	for range 2 {
 		if err = s.keyframe(at); err != nil {
@@ -58,37 +61,43 @@ func (s *Sampler) append(at usage.Time, typ byte, encode func([]byte) []byte, un
 	return 0, err
 }
 
-// final writes the end of a life, now or as soon as the log takes it. There is room for it where there is none for others.
-func (s *Sampler) final(at usage.Time, body []byte) {
-	s.ends = append(s.ends, body)
-	if !s.held() {
-		s.flush(at)
+// held says that nobody ticks or ends yet: where the lives of earlier metalds go on is being found out, and the first
+// keyframe is to tell.
+func (s *Sampler) held() bool { return !s.settled && len(s.unadopted()) > 0 }
+
+// flush writes the ends that wait, as far as the log takes them: there is room for them where there is none for others.
+// Until it has, their lives are in the table, and there are no ticks.
+func (s *Sampler) flush(at usage.Time) error {
+	if s.held() {
+		return nil
 	}
-}
-
-// held says that nothing is written yet: a keyframe tells of the lives of earlier metalds, and where they go on is being
-// found out. Only Begin does not wait for that.
-func (s *Sampler) held() bool { return !s.restored && !s.settled && len(s.unadopted()) > 0 }
-
-// flush writes the ends that the log did not take before.
-func (s *Sampler) flush(at usage.Time) {
 	for len(s.ends) > 0 {
-		err := s.appendEnd(s.ends[0])
+		err := s.appendEnd(at, s.ends[0])
 		if errors.Is(err, wal.ErrKeyframe) {
 			s.broken = true
 			if err = s.keyframe(at); err == nil {
-				err = s.appendEnd(s.ends[0])
+				err = s.appendEnd(at, s.ends[0])
 			}
 		}
 		if err != nil {
-			return
+			return err
 		}
 		s.ends = s.ends[1:]
 	}
-	s.ends = nil
+	return nil
 }
 
-func (s *Sampler) appendEnd(body []byte) error {
-	_, err := s.cfg.Log.Append(wal.Record{Type: record.TypeEnd, Final: true, Body: body})
-	return err
+func (s *Sampler) appendEnd(at usage.Time, end usage.End) error {
+	if !s.restored { // the keyframe has what ends now
+		if err := s.keyframe(at); err != nil {
+			return err
+		}
+	}
+	var alone record.Encoder // its table does not matter
+	s.body = alone.End(s.body[:0], end)
+	if _, err := s.cfg.Log.Append(wal.Record{Type: record.TypeEnd, Final: true, Body: s.body}); err != nil {
+		return err
+	}
+	s.body = s.enc.End(s.body[:0], end)
+	return nil
 }

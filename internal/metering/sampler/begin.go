@@ -111,8 +111,8 @@ func (s *Sampler) Enter(id types.VMID, state usage.State) {
 	}
 }
 
-// enter notes a state. One that the log does not take is that of the next tick; and so is one that is found before the
-// first keyframe, which tells it: nobody knows when it began.
+// enter notes a state. One that the log does not take is in the next keyframe; and so is one that is found before the
+// first, as that of the next tick: nobody knows when it began.
 func (s *Sampler) enter(l *life, at usage.Time, state usage.State) {
 	if l.state == state {
 		return
@@ -123,8 +123,8 @@ func (s *Sampler) enter(l *life, at usage.Time, state usage.State) {
 	}
 	_, err := s.append(at, record.TypeEnter,
 		func(dst []byte) []byte { return s.enc.Enter(dst, l.epoch(), at, state) }, func() {})
-	if err == nil {
-		l.meter.Enter(at, state, nil)
+	if err != nil {
+		s.refused(err)
 	}
 }
 
@@ -169,7 +169,8 @@ func (s *Sampler) Adopt(m types.Machine, spec types.Spec, tenant string, state u
 
 // goOn makes l a life that goes on.
 func (s *Sampler) goOn(l *life, spec types.Spec, state usage.State) {
-	l.waiting, l.spec = false, spec
+	l.waiting = false
+	l.has(spec)
 	s.byVM[l.vm()] = l
 	s.enter(l, s.now(), state)
 }

@@ -38,11 +38,14 @@ func (s *Sampler) Settle(keep func(usage.Incarnation) bool, reason string) {
 		return
 	}
 	for _, l := range s.unadopted() {
-		if keep == nil || !keep(l.life.Incarnation) {
+		if keep == nil || !s.ours(l) || !keep(l.life.Incarnation) {
 			s.lose(l, types.Usage{}, reason) // it has no source
 		}
 	}
 }
+
+// ours says whether a life is of this boot: no VMM of another is alive, and its clock is not ours.
+func (s *Sampler) ours(l *life) bool { return l.life.Incarnation.Boot == s.cfg.Boot }
 
 func (s *Sampler) unadopted() (all []*life) {
 	for _, group := range [][]*life{s.lives, s.foreign} {
@@ -59,28 +62,31 @@ func (s *Sampler) unadopted() (all []*life) {
 // The caller holds mu, and closes what is returned.
 func (s *Sampler) lose(l *life, last types.Usage, reason string) *source {
 	read := last.CPUTime != nil || last.Disks != nil || last.Networks != nil
-	if !l.waiting || read && l.life.Incarnation.Boot == s.cfg.Boot {
+	if !l.waiting || read && s.ours(l) {
 		return s.close(l, s.now(), s.lastReading(l, last), reason)
 	}
 	var r usage.Reading
-	if v, ok := l.allocated(); ok {
+	_, meter := s.enc.Account(l.epoch())
+	if v, ok := meter.Last.Value(usage.Allocated); ok {
 		r.Put(usage.Allocated, v)
 	}
-	return s.close(l, l.meter.Totals.At, r, reason)
+	return s.close(l, meter.Totals.At, r, reason)
 }
 
 // lastReading is what a life ends with. What has ended holds no memory.
 func (s *Sampler) lastReading(l *life, last types.Usage) usage.Reading {
 	r := reading(last, l.spec)
+	_, meter := s.enc.Account(l.epoch())
 	if l.waiting { // nobody said what it has
 		r = readingAsTold(last)
+		if v, ok := meter.Last.Value(usage.Allocated); ok {
+			r.Put(usage.Allocated, v)
+		}
 	}
 	r.Put(usage.Resident, 0)
-	if v, ok := l.allocated(); ok {
-		r.Put(usage.Allocated, v)
-	}
+	l.allocated(&r)
 	// The clock of a process and the counter of a cgroup are not read at one moment.
-	if seen, ok := l.meter.Last.Value(usage.CPU); ok {
+	if seen, ok := meter.Last.Value(usage.CPU); ok {
 		if v, ok := r.Value(usage.CPU); ok {
 			r.Put(usage.CPU, max(v, seen))
 		}
@@ -90,15 +96,21 @@ func (s *Sampler) lastReading(l *life, last types.Usage) usage.Reading {
 
 // close ends a life with its last tick. The caller holds mu, and closes what is returned.
 func (s *Sampler) close(l *life, at usage.Time, r usage.Reading, reason string) *source {
-	missed := s.missed
-	if at == l.meter.Totals.At {
-		missed = 0
+	known, meter := s.enc.Account(l.epoch())
+	seq := l.next
+	if at.Mono > meter.Totals.At.Mono {
+		seq = l.coming(s.missed)
 	}
-	last := usage.Sample{Seq: l.coming(missed), At: at, State: usage.Stopped, Reading: s.believable(l, r, l.coming(missed), at)}
-	s.found = l.meter.Add(last, nil, s.found[:0])
-	s.report(l, s.found)
-	end := usage.End{Life: l.life, Last: last, Final: l.meter.Totals, Reason: reason}
+	last := usage.Sample{Seq: seq, At: at, State: usage.Stopped, Reading: s.believable(l, r, seq, at)}
+	account := usage.Account{Life: *known, Meter: *meter}
+	end, found := account.Finish(last, reason)
+	for _, f := range found {
+		s.doubtIn(l, f)
+	}
 	gone := s.remove(l)
-	s.final(s.now(), s.enc.End(nil, end))
+	s.ends = append(s.ends, end)
+	if err := s.flush(s.now()); err != nil {
+		s.refused(err)
+	}
 	return gone
 }

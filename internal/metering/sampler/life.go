@@ -12,15 +12,15 @@ import (
 // life is a life that has not ended. It is guarded by Sampler.mu.
 type life struct {
 	life    usage.Life
-	meter   usage.Meter
 	next    uint64      // the tick that comes next, if none was missed
 	state   usage.State // that the next tick has
 	begun   uint64      // number of the record of its beginning; 0 if an earlier metald wrote it
-	ticked  bool        // it lived at the tick before
 	waiting bool        // an earlier metald began it, and it was not adopted yet
 	ended   bool
 	spec    types.Spec // not of one that waits
 	source  *source    // nil until it is attached
+	known   bool       // memory is
+	memory  uint64     // bytes that it was promised
 	told    [kinds]bool
 }
 
@@ -34,20 +34,24 @@ func (l *life) is(h types.Handle) bool {
 	return i.VM == string(h.VM) && i.Boot == h.Process.BootID && i.StartTicks == h.Process.StartTicks
 }
 
-// allocated is the memory that the VM was promised, as far as it is known.
-func (l *life) allocated() (bytes uint64, known bool) {
-	if l.waiting {
-		return l.meter.Last.Value(usage.Allocated)
-	}
-	return uint64(max(l.spec.Memory.SizeBytes, 0)), true
-}
-
-// coming is the tick that comes next, after missed ones.
+// coming is the tick that comes next, after missed ones: those that the life had lived to see.
 func (l *life) coming(missed uint64) uint64 {
-	if l.ticked {
+	if l.next > 0 {
 		return l.next + missed
 	}
-	return l.next
+	return 0
+}
+
+// allocated puts the memory that the VM was promised, where somebody said how much that is.
+func (l *life) allocated(r *usage.Reading) {
+	if l.known {
+		r.Put(usage.Allocated, l.memory)
+	}
+}
+
+// has notes what the VM has.
+func (l *life) has(spec types.Spec) {
+	l.spec, l.known, l.memory = spec, true, uint64(max(spec.Memory.SizeBytes, 0))
 }
 
 // find returns the life of a VMM's process, or nil. The caller holds mu.
@@ -83,13 +87,13 @@ func (s *Sampler) remove(l *life) *source {
 // open makes the life of a VMM. The caller holds mu.
 func (s *Sampler) open(h types.Handle, spec types.Spec, tenant string, state usage.State, baseline usage.Reading) *life {
 	s.epoch++
-	l := &life{spec: spec, state: state, life: usage.Life{
+	l := &life{state: state, life: usage.Life{
 		Incarnation: usage.Incarnation{
 			Host: s.cfg.Host, VM: string(h.VM), Epoch: s.epoch, Boot: h.Process.BootID, StartTicks: h.Process.StartTicks,
 		},
 		Customer: tenant, Start: s.now(), State: state, Baseline: baseline, Limits: limits(spec, s.cfg.Interval),
 	}}
-	l.meter = *l.life.Meter()
+	l.has(spec)
 	return l
 }
 

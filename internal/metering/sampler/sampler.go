@@ -64,7 +64,7 @@ type Sampler struct {
 	lives    []*life
 	byVM     map[types.VMID]*life // lives that go on; others wait to be adopted
 	foreign  []*life              // of another boot: their clock is not ours
-	ends     [][]byte             // records that the log has not taken yet
+	ends     []usage.End          // that the log has not taken yet
 	changed  bool                 // lives were attached or ended since the last tick
 	restored bool                 // lives of earlier metalds are in the encoder's table
 	broken   bool                 // the encoder's table is not what the log says: a keyframe is next
@@ -74,7 +74,7 @@ type Sampler struct {
 	missed   uint64               // ticks before the next one
 	refusing bool                 // the log did not take the last tick
 	ended    bool                 // Run has
-	found    []usage.Finding
+	stepped  bool                 // the wall clock was set since the last tick
 	lines    []record.Line
 	stats    stats
 }
@@ -89,9 +89,11 @@ func New(cfg Config) (*Sampler, error) {
 		cfg: cfg, log: cfg.Logger, clock: cfg.Clock, asks: make(chan *source, cfg.Asks),
 		epoch: cfg.LastEpoch, byVM: map[types.VMID]*life{}, broken: true,
 	}
+	s.enc.Found = s.doubt
 	s.sweep.byIndex, s.sweep.open, s.sweep.each = map[int]*tapState{}, openDumper, s.sweep.take
 	for _, a := range cfg.Open {
-		l := &life{life: a.Life, meter: a.Meter, next: a.Meter.Totals.Next, state: a.Meter.State, waiting: true, ticked: true}
+		l := &life{life: a.Life, next: a.Meter.Totals.Next, state: a.Meter.State, waiting: true}
+		s.enc.Restore(record.OpenOf(a))
 		s.epoch = max(s.epoch, a.Life.Incarnation.Epoch)
 		if a.Life.Incarnation.Boot == cfg.Boot {
 			s.lives = append(s.lives, l)
@@ -114,15 +116,9 @@ func (s *Sampler) notBefore(at usage.Time) usage.Time {
 	return at
 }
 
-// Accounts are the lives that go on or wait, each with what was used in it so far.
+// Accounts are the lives that the log has no end of, each with what was used in it so far.
 func (s *Sampler) Accounts() []usage.Account {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := make([]usage.Account, 0, len(s.lives)+len(s.foreign))
-	for _, group := range [][]*life{s.foreign, s.lives} {
-		for _, l := range group {
-			all = append(all, usage.Account{Life: l.life, Meter: l.meter})
-		}
-	}
-	return all
+	return s.enc.Accounts()
 }

@@ -1,6 +1,7 @@
 package sampler
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"time"
@@ -103,8 +104,9 @@ const kinds = int(usage.Short) + 1
 // believable is r without counters that fell since they were last believed: who reads the log is to see that they are
 // not known. Another life is begun by who knows why, and not here. The caller holds mu.
 func (s *Sampler) believable(l *life, r usage.Reading, seq uint64, at usage.Time) usage.Reading {
+	_, meter := s.enc.Account(l.epoch())
 	for f := range usage.Field(usage.Counters) {
-		was, began := l.meter.Last.Value(f)
+		was, began := meter.Last.Value(f)
 		if v, ok := r.Value(f); ok && began && v < was {
 			r.Forget(f)
 			s.tell(l, usage.Finding{Kind: usage.Fell, Quantity: usage.Quantity(f), Seq: seq, At: at, Was: usage.Of64(was), Got: usage.Of64(v)})
@@ -113,16 +115,21 @@ func (s *Sampler) believable(l *life, r usage.Reading, seq uint64, at usage.Time
 	return r
 }
 
-// report tells findings. It returns whether the wall clock was set, which is one event for all lives.
-func (s *Sampler) report(l *life, found []usage.Finding) (stepped bool) {
-	for _, f := range found {
-		if f.Kind == usage.WallStepped {
-			stepped = true
-			continue
-		}
-		s.tell(l, f)
+// doubt takes a finding of the encoder's meters. The caller holds mu.
+func (s *Sampler) doubt(epoch uint64, f usage.Finding) {
+	i, ok := slices.BinarySearchFunc(s.lives, epoch, func(l *life, epoch uint64) int { return cmp.Compare(l.epoch(), epoch) })
+	if ok {
+		s.doubtIn(s.lives[i], f)
 	}
-	return stepped
+}
+
+// doubtIn takes a finding of a life. That the wall clock was set is one event for all.
+func (s *Sampler) doubtIn(l *life, f usage.Finding) {
+	if f.Kind == usage.WallStepped {
+		s.stepped = true
+		return
+	}
+	s.tell(l, f)
 }
 
 // tell counts a finding, and logs the first of its kind in a life.

@@ -51,6 +51,9 @@ func (s *Sampler) collect(missed uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.held() {
+		if s.restored { // before, the keyframe says where lives go on
+			s.missed += missed + 1
+		}
 		return false
 	}
 	s.missed += missed
@@ -96,38 +99,47 @@ func (s *Sampler) readAll(now int64) {
 	}
 }
 
-// commit writes what was read.
+// commit writes what was read. The encoder has it then, even if the log does not: its next keyframe says what was used.
 func (s *Sampler) commit(at usage.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at = s.notBefore(at)
-	s.flush(at)
-	if len(s.lives) == 0 {
+	err := s.flush(at)
+	if len(s.lives) == 0 && err == nil {
 		s.missed = 0
 		return
 	}
-	if err := s.keyframe(at); err != nil {
+	if err == nil {
+		err = s.keyframe(at)
+	}
+	if err != nil {
 		s.missed++
 		s.refused(err)
 		return
 	}
 	s.lay(at)
 	s.body = s.enc.Tick(s.body[:0], at, s.missed, s.lines)
-	_, err := s.cfg.Log.Append(wal.Record{Type: record.TypeTick, Body: s.body})
-	if err != nil {
+	if _, err := s.cfg.Log.Append(wal.Record{Type: record.TypeTick, Body: s.body}); err != nil {
 		s.broken = true
 		s.refused(err)
 	} else {
 		s.refusing = false
 	}
-	s.step(at, err == nil)
+	s.missed = 0
+	if s.stepped {
+		s.stepped = false
+		s.stats.add(&s.stats.now.WallSteps, 1)
+		s.log.Warn("the host's wall clock was set", "to", time.Unix(0, at.Wall))
+	}
 }
 
-// lay makes the tick's lines: one for each life that does not wait to be adopted.
+// lay makes the tick's lines, one for each life that does not wait to be adopted, and has all lives go on by a tick.
 func (s *Sampler) lay(at usage.Time) {
 	s.lines = s.lines[:0]
 	work := s.sweep.work
 	for _, l := range s.lives {
+		seq := l.coming(s.missed)
+		l.next = seq + 1
 		if l.waiting {
 			continue
 		}
@@ -138,35 +150,8 @@ func (s *Sampler) lay(at usage.Time) {
 		if len(work) > 0 && work[0].life == l {
 			r = work[0].reading
 		}
-		if v, ok := l.allocated(); ok {
-			r.Put(usage.Allocated, v)
-		}
-		r = s.believable(l, r, l.coming(s.missed), at)
-		s.lines = append(s.lines, record.Line{Epoch: l.epoch(), Reading: r})
-	}
-}
-
-// step has the lives go on by a tick; where it is in the log, with what was read.
-func (s *Sampler) step(at usage.Time, logged bool) {
-	lines := s.lines
-	s.found = s.found[:0]
-	stepped := false
-	for _, l := range s.lives {
-		seq := l.coming(s.missed)
-		l.next, l.ticked = seq+1, true
-		if l.waiting {
-			continue
-		}
-		if logged {
-			s.found = l.meter.Add(usage.Sample{Seq: seq, At: at, State: l.state, Reading: lines[0].Reading}, nil, s.found[:0])
-			stepped = s.report(l, s.found) || stepped
-		}
-		lines = lines[1:]
-	}
-	s.missed = 0
-	if stepped {
-		s.stats.add(&s.stats.now.WallSteps, 1)
-		s.log.Warn("the host's wall clock was set", "to", time.Unix(0, at.Wall))
+		l.allocated(&r)
+		s.lines = append(s.lines, record.Line{Epoch: l.epoch(), Reading: s.believable(l, r, seq, at)})
 	}
 }
 
