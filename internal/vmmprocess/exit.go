@@ -2,8 +2,11 @@ package vmmprocess
 
 import (
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 )
 
 // pidfdReady tells whether the process of a pidfd has ended, all its threads included.
@@ -61,6 +64,22 @@ func exitOfZombie(p *Process) (status syscall.WaitStatus, known bool) {
 		return 0, false
 	}
 	return syscall.WaitStatus(st.ExitCode), true
+}
+
+// finalCPU reads the CPU clock of a process that has ended, which it has as long as it is a zombie. A child is one until
+// it is reaped here. An adopted one may go at any time and its pid be another's, so that it has to be there before and
+// after the reading.
+func finalCPU(p *Process) (used time.Duration, known bool) {
+	if !p.child && !isZombie(p.id) {
+		return 0, false
+	}
+	used, err := CPUTime(p.id.PID)
+	return used, err == nil && (p.child || isZombie(p.id))
+}
+
+func isZombie(id types.ProcessIdentity) bool {
+	st, err := readStat(id.PID)
+	return err == nil && st.State == 'Z' && st.StartTicks == id.StartTicks
 }
 
 // Crashed tells whether a signal is one that a program gets for a fault of its own. SIGSYS is what a sandbox answers to a
