@@ -73,8 +73,22 @@ func finalCPU(p *Process) (used time.Duration, known bool) {
 	if !p.child && !isZombie(p.id) {
 		return 0, false
 	}
-	used, err := CPUTime(p.id.PID)
+	used, err := stillClock(p.id.PID)
 	return used, err == nil && (p.child || isZombie(p.id))
+}
+
+// stillClock reads the clock of a zombie when it stands: a thread leaves its CPU some microseconds after it has ended.
+func stillClock(pid int) (time.Duration, error) {
+	const most = 100 // some 50 us
+	last := time.Duration(-1)
+	for range most {
+		now, err := CPUTime(pid)
+		if err != nil || now == last {
+			return now, err
+		}
+		last = now
+	}
+	return last, nil
 }
 
 func isZombie(id types.ProcessIdentity) bool {

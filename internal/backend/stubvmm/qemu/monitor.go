@@ -76,7 +76,7 @@ func (m *monitor) talk(conn net.Conn) {
 		}
 		m.write(conn, string(line))
 		if req.Execute == "quit" && !k.Hold {
-			m.vmm.shutdown(false, "host-qmp-quit")
+			m.vmm.shutdown("host-qmp-quit")
 		}
 	}
 }
@@ -128,6 +128,9 @@ func (m *monitor) answer(req request) map[string]any {
 	case "query-blockstats":
 		return result(v.blockStats())
 	case "cont":
+		if v.guestOver() {
+			return failure("GenericError", "Resetting the Virtual Machine is required")
+		}
 		v.cont()
 	case "stop":
 		v.stop()
