@@ -27,7 +27,7 @@ func seamSentences() []sentence {
 	}
 }
 
-// request is a CreateRequest of its own, past the manager. The disk is the template itself, so nothing may boot.
+// request is a CreateRequest of its own, past the manager. The disk is the template itself, and read-only.
 func (s *site) request() types.CreateRequest {
 	spec := s.spec()
 	req := types.CreateRequest{

@@ -132,9 +132,7 @@ func (m *machine) forsaken() {
 			return
 		case <-tick.C:
 		}
-		status, err := queryStatus(context.Background(), func(ctx context.Context, name string, _ any) (json.RawMessage, error) {
-			return m.stats.ask(ctx, m.handle.RunDir, name)
-		})
+		status, err := queryStatus(context.Background(), m.stats.doer(m.handle.RunDir))
 		if err == nil && runStates[status] == lifecycle.Shutdown {
 			_ = m.process.Signal(syscall.SIGKILL)
 		}

@@ -134,6 +134,13 @@ func (s *stats) ask(ctx context.Context, runDir, name string) (json.RawMessage, 
 	return result, err
 }
 
+// doer asks on the statistics monitor of the QEMU with that run directory.
+func (s *stats) doer(runDir string) doFunc {
+	return func(ctx context.Context, name string, _ any) (json.RawMessage, error) {
+		return s.ask(ctx, runDir, name)
+	}
+}
+
 // connect is called with mu held.
 func (s *stats) connect(ctx context.Context, runDir string) error {
 	if s.client != nil {

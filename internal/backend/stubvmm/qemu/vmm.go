@@ -26,6 +26,7 @@ type vmm struct {
 	status  string
 	pressed bool // the power button
 	over    bool
+	began   bool  // the guest ran
 	wrote   int64 // bytes, to the first disk
 }
 
@@ -77,6 +78,7 @@ func (v *vmm) cont() {
 	}
 	v.event("RESUME", nil) // before the guest can do anything
 	v.mu.Lock()
+	v.began = true
 	v.setStatus("running")
 	v.mu.Unlock()
 	if v.knobs.Crash {
