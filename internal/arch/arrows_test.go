@@ -93,6 +93,7 @@ var onlyFrom = append([]only{
 	{"internal/backend/firecracker/metrics", []string{"internal/backend/firecracker", "internal/backend/firecracker/metrics/fifo"}, "it reads one VMM's stream, and is that backend's alone"},
 	{"internal/backend/firecracker/metrics/fifo", []string{"internal/backend/firecracker"}, "it reads one VMM's stream, and is that backend's alone"},
 	{"internal/backend/cage", []string{"internal/backend", "internal/backend/*"}, "what keeps VMMs apart is their backends'"},
+	{"internal/backend/tally", []string{"internal/backend/*"}, "what a VMM used is its backend's to say"},
 	{"internal/backend/program", []string{"internal/backend/*"}, "which program a VMM is concerns its backend"},
 	{"internal/kernelimage", []string{"internal/backend/*"}, "what a VMM boots is its backend's"},
 	{"internal/backend/fake", testsOnly, "a fake never ships"},
@@ -170,7 +171,7 @@ func noBackendImportsAnother(t *testing.T, p pkg) {
 	for _, dep := range ours(p.Imports) {
 		rest, ok := strings.CutPrefix(dep, "internal/backend/")
 		name, _, _ := strings.Cut(rest, "/")
-		if !ok || rest == "types" || rest == "cage" || rest == "program" || matches("internal/backend/"+name+"/**", p.name()) {
+		if !ok || rest == "types" || rest == "cage" || rest == "program" || rest == "tally" || matches("internal/backend/"+name+"/**", p.name()) {
 			continue
 		}
 		t.Errorf("%s imports %s: backends do not know each other", p.name(), dep)

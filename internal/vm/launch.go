@@ -63,10 +63,11 @@ func (e *entry) clear(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
 	defer cancel()
-	if err := e.m.reap(ctx, *e.rec.Handle); err != nil {
+	last, err := e.m.reap(ctx, *e.rec.Handle)
+	if err != nil {
 		return types.Errorf(types.KindUnavailable, "a VMM of VM %s that did not start cannot be ended: %w", e.id, err)
 	}
-	e.m.cfg.Metering.Lost(*e.rec.Handle, types.Usage{}, reasonNeverRan)
+	e.m.cfg.Metering.Lost(*e.rec.Handle, last, reasonNeverRan)
 	e.rec.Handle = nil
 	return nil
 }

@@ -257,10 +257,11 @@ func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f
 	case actExit:
 		exit := e.unobserved()
 		if h := e.rec.Handle; h != nil {
-			if err := e.m.reap(ctx, *h); err != nil {
+			last, err := e.m.reap(ctx, *h)
+			if err != nil {
 				e.log.Error("what a VMM left could not be removed", "vm", e.id, "error", err)
 			}
-			e.m.cfg.Metering.Lost(*h, types.Usage{}, exit.Reason)
+			e.m.cfg.Metering.Lost(*h, last, exit.Reason)
 		}
 		e.ended(exit)
 		e.keep()
@@ -370,10 +371,11 @@ func (e *entry) remove() error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.m.opCtx), verbTimeout)
 	defer cancel()
 	if e.rec.Handle != nil {
-		if err := e.m.reap(ctx, *e.rec.Handle); err != nil {
+		last, err := e.m.reap(ctx, *e.rec.Handle)
+		if err != nil {
 			return err
 		}
-		e.m.cfg.Metering.Lost(*e.rec.Handle, types.Usage{}, reasonNeverRan)
+		e.m.cfg.Metering.Lost(*e.rec.Handle, last, reasonNeverRan)
 		e.rec.Handle = nil
 	}
 	e.closeConsole()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/tally"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/cgroup"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
@@ -152,6 +153,7 @@ func (l *launch) openTaps() error {
 		}
 		l.taps = append(l.taps, file)
 	}
+	l.home.private.Taps = tally.Begin(l.req.Spec.Networks)
 	return nil
 }
 

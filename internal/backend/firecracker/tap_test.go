@@ -1,7 +1,6 @@
 package firecracker
 
 import (
-	"context"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -54,7 +53,7 @@ func TestATapIsLent(t *testing.T) {
 	req.Commit = func(h types.Handle) error { committed = h; return nil }
 	_, err := r.backend.Create(t.Context(), req)
 	wantKind(t, err, types.KindPrecondition, tapField, "in use")
-	must(t, r.backend.Reap(context.Background(), committed)) // as the manager does
+	backendtest.Reap(t, r.backend, committed) // as the manager does
 	wantTapOf(t, name, someUID)
 
 	must(t, v.Destroy(t.Context()))
