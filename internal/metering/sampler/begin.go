@@ -22,9 +22,13 @@ func (s *Sampler) Begin(h types.Handle, spec types.Spec, tenant string) error {
 		return errEnded
 	}
 	gone := s.supersede(h)
-	err := s.begin(s.open(h, spec, tenant, usage.Created, fromZero()))
+	l := s.open(h, spec, tenant, usage.Created, fromZero())
+	err := s.begin(l)
 	s.mu.Unlock()
 	closeAll(gone)
+	if err == nil {
+		s.attach(l, openProcess(h, spec, l.epoch()))
+	}
 	return err
 }
 
@@ -186,4 +190,16 @@ func (s *Sampler) baseline(m types.Machine, spec types.Spec) usage.Reading {
 	r := reading(u, spec)
 	r.Forget(usage.Resident)
 	return r
+}
+
+// Signed puts the receiver's signature of the log's head into the log.
+func (s *Sampler) Signed(sig record.Signature) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return
+	}
+	if _, err := s.append(s.last, record.TypeSigned, func(dst []byte) []byte { return s.enc.Signed(dst, sig) }, func() {}); err != nil {
+		s.refused(err)
+	}
 }

@@ -57,6 +57,13 @@ func openSource(m types.Machine, spec types.Spec, epoch uint64, log *slog.Logger
 	return c
 }
 
+// openProcess opens what can be read of a VMM of which there is no machine yet.
+func openProcess(h types.Handle, spec types.Spec, epoch uint64) *source {
+	c := &source{process: h.Process, pid: h.Process.PID, spec: spec, phase: epoch}
+	_ = c.open() // told by openSource
+	return c
+}
+
 // open opens the process's counters, if it is that process.
 func (c *source) open() error {
 	if c.pid == 0 {
