@@ -19,7 +19,7 @@ import (
 
 // VMs is what the API asks of the manager; vm.Manager has these methods and documents them.
 type VMs interface {
-	CreateOn(ctx context.Context, backend string, id types.VMID, spec types.Spec) (vm.Info, error)
+	CreateOn(ctx context.Context, req vm.CreateRequest) (vm.Info, error)
 	Boot(ctx context.Context, id types.VMID) (vm.Info, error)
 	Pause(ctx context.Context, id types.VMID) (vm.Info, error)
 	Resume(ctx context.Context, id types.VMID) (vm.Info, error)

@@ -17,6 +17,7 @@ import (
 	pb "github.com/unkeyed/unkey/go/deploy/metald/gen/vmprovisioner/v1"
 	"github.com/unkeyed/unkey/go/deploy/metald/gen/vmprovisioner/v1/vmprovisionerv1connect"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm"
 )
 
 // BenchmarkGetVmInfo compares GetVmInfo, with everything that a call passes, with a bare connect handler that
@@ -83,7 +84,7 @@ func BenchmarkListPage(b *testing.B) {
 	spec := specFromProto(quickStartRequest(b).GetConfig())
 	for i := range 10_000 {
 		spec.Metadata = map[string]string{"tenant": "t-42", "workspace": fmt.Sprintf("ws-%d", i)}
-		if _, err := s.vms.CreateOn(b.Context(), "", types.VMID(fmt.Sprintf("vm-%d", i)), spec); err != nil {
+		if _, err := s.vms.CreateOn(b.Context(), vm.CreateRequest{ID: types.VMID(fmt.Sprintf("vm-%d", i)), Spec: spec}); err != nil {
 			b.Fatal(err)
 		}
 	}

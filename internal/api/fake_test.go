@@ -53,24 +53,25 @@ func (m *memVMs) lastAsked() string {
 	return m.asked[len(m.asked)-1]
 }
 
-func (m *memVMs) CreateOn(ctx context.Context, backend string, id types.VMID, spec types.Spec) (vm.Info, error) {
-	if err := m.enter(ctx, "create", backend); err != nil {
+func (m *memVMs) CreateOn(ctx context.Context, req vm.CreateRequest) (vm.Info, error) {
+	if err := m.enter(ctx, "create", req.Backend); err != nil {
 		return vm.Info{}, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if known, ok := m.byID[id]; ok {
-		if !reflect.DeepEqual(known.Spec, spec) {
-			return vm.Info{}, types.Errorf(types.KindExists, "VM %s exists with another config", id)
+	if known, ok := m.byID[req.ID]; ok {
+		if !reflect.DeepEqual(known.Spec, req.Spec) || known.Tenant != cmp.Or(req.Tenant, vm.Unattributed) {
+			return vm.Info{}, types.Errorf(types.KindExists, "VM %s exists with another config", req.ID)
 		}
 		return *known, nil
 	}
 	m.seq++
+	id := req.ID
 	if id == "" {
 		id = types.VMID(fmt.Sprintf("vm%d", m.seq))
 	}
 	info := &vm.Info{
-		ID: id, Seq: m.seq, Spec: spec, State: lifecycle.Created, Backend: cmp.Or(backend, "fake"),
+		ID: id, Seq: m.seq, Tenant: cmp.Or(req.Tenant, vm.Unattributed), Spec: req.Spec, State: lifecycle.Created, Backend: cmp.Or(req.Backend, "fake"),
 		CreatedAt: time.Unix(1_700_000_000+int64(m.seq), 0), ModifiedAt: time.Unix(1_700_000_000+int64(m.seq), 0),
 	}
 	m.vms, m.byID[id] = append(m.vms, info), info

@@ -12,6 +12,7 @@ import (
 
 	pb "github.com/unkeyed/unkey/go/deploy/metald/gen/vmprovisioner/v1"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 )
 
@@ -23,7 +24,7 @@ func TestPagesSurviveInsertsAndDeletes(t *testing.T) {
 		s := &service{vms: vms}
 		ctx := context.Background()
 		create := func() string {
-			info, err := vms.CreateOn(ctx, "", "", types.Spec{})
+			info, err := vms.CreateOn(ctx, vm.CreateRequest{})
 			if err != nil {
 				t.Fatal(err)
 			}

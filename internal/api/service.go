@@ -39,7 +39,7 @@ func (s *service) CreateVm(ctx context.Context, req *connect.Request[pb.CreateVm
 	if refused := caps.Refusals(backend, spec); len(refused) > 0 {
 		return nil, fieldErrors(refused)
 	}
-	info, err := s.vms.CreateOn(ctx, asked, types.VMID(req.Msg.GetVmId()), spec)
+	info, err := s.vms.CreateOn(ctx, vm.CreateRequest{Backend: asked, ID: types.VMID(req.Msg.GetVmId()), Spec: spec})
 	if err != nil {
 		return nil, err
 	}

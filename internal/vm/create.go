@@ -2,6 +2,7 @@ package vm
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"os"
@@ -13,43 +14,57 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/store"
 )
 
-// Create makes a VM and its VMM, which does not run yet. An empty id gets a random one. The same id with the
-// same spec returns the VM as it is; with another spec KindExists. A caller who gives up leaves nothing behind.
-func (m *Manager) Create(ctx context.Context, id types.VMID, spec types.Spec) (Info, error) {
-	return m.CreateOn(ctx, "", id, spec)
+// Unattributed is the tenant of a VM whose create call named none.
+const Unattributed = "unattributed"
+
+// CreateRequest is what a VM is to be. Only Spec has to be there.
+type CreateRequest struct {
+	Backend string     // by name; "" is the manager's own
+	ID      types.VMID // "" gets a random one
+	Tenant  string     // who is billed; "" is Unattributed
+	Spec    types.Spec
 }
 
-// CreateOn is Create on a backend that is asked for by name; "" is the manager's own. A name that is none of a backend
-// is KindInvalid, a backend that this host cannot run KindPrecondition. With the same spec, a VM on another backend
-// than is asked for is KindExists; who asks for none takes it as it is.
-func (m *Manager) CreateOn(ctx context.Context, backend string, id types.VMID, spec types.Spec) (Info, error) {
-	on, err := m.fleet.named(backend)
+// Create is CreateOn on the manager's own backend, for nobody.
+func (m *Manager) Create(ctx context.Context, id types.VMID, spec types.Spec) (Info, error) {
+	return m.CreateOn(ctx, CreateRequest{ID: id, Spec: spec})
+}
+
+// CreateOn makes a VM and its VMM, which does not run yet. The same id with the same spec and tenant returns the VM as
+// it is; with others KindExists. A caller who gives up leaves nothing behind.
+//
+// A name that is none of a backend is KindInvalid, a backend that this host cannot run KindPrecondition. With the same
+// spec, a VM on another backend than is asked for is KindExists; who asks for none takes it as it is. A tenant is not
+// taken as it is: who is billed is never guessed.
+func (m *Manager) CreateOn(ctx context.Context, req CreateRequest) (Info, error) {
+	on, err := m.fleet.named(req.Backend)
 	if err != nil {
 		return Info{}, err
 	}
-	if id == "" {
-		id = randomID()
+	if req.ID == "" {
+		req.ID = randomID()
 	}
+	req.Tenant = cmp.Or(req.Tenant, Unattributed)
 	for {
-		e, mine, err := m.claimID(id, on.Name())
+		e, mine, err := m.claimID(req, on.Name())
 		if err != nil {
 			return Info{}, err
 		}
 		if mine {
-			return m.create(ctx, e, spec)
+			return m.create(ctx, e, req.Spec)
 		}
-		info, again, err := e.createdBefore(ctx, backend, spec)
+		info, again, err := e.createdBefore(ctx, req)
 		if !again {
 			return info, err
 		}
 	}
 }
 
-// claimID makes a new entry for id, or returns the one that has it.
-func (m *Manager) claimID(id types.VMID, backend string) (e *entry, mine bool, err error) {
+// claimID makes a new entry for the id, or returns the one that has it.
+func (m *Manager) claimID(req CreateRequest, backend string) (e *entry, mine bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if e := m.byID[id]; e != nil {
+	if e := m.byID[req.ID]; e != nil {
 		return e, false, nil
 	}
 	if m.parked {
@@ -61,10 +76,10 @@ func (m *Manager) claimID(id types.VMID, backend string) (e *entry, mine bool, e
 	m.seq++
 	now := m.cfg.Now()
 	e = m.newEntry(store.Record{
-		ID: id, Seq: m.seq, Slot: m.slots.take(), Phase: store.Creating, Backend: backend,
+		ID: req.ID, Seq: m.seq, Slot: m.slots.take(), Phase: store.Creating, Backend: backend, Tenant: req.Tenant,
 		CreatedAt: now, ModifiedAt: now,
 	})
-	m.byID[id] = e
+	m.byID[req.ID] = e
 	return e, true, nil
 }
 
@@ -96,7 +111,7 @@ func (e *entry) consoleDir() string {
 }
 
 // createdBefore answers a create for an id that is taken. again says that it no longer is.
-func (e *entry) createdBefore(ctx context.Context, backend string, spec types.Spec) (info Info, again bool, err error) {
+func (e *entry) createdBefore(ctx context.Context, req CreateRequest) (info Info, again bool, err error) {
 	select {
 	case <-e.born:
 	case <-ctx.Done():
@@ -115,10 +130,13 @@ func (e *entry) createdBefore(ctx context.Context, backend string, spec types.Sp
 		}
 	}
 	info = *e.snapshot.Load()
-	if !sameSpec(info.Spec, spec) {
+	if !sameSpec(info.Spec, req.Spec) {
 		return Info{}, false, types.Errorf(types.KindExists, "VM %s exists with another config", e.id)
 	}
-	if backend != "" && backend != info.Backend {
+	if req.Tenant != info.Tenant {
+		return Info{}, false, types.Errorf(types.KindExists, "VM %s exists for another tenant", e.id)
+	}
+	if req.Backend != "" && req.Backend != info.Backend {
 		return Info{}, false, types.Errorf(types.KindExists, "VM %s exists on the backend %s", e.id, info.Backend)
 	}
 	return info, false, nil

@@ -211,13 +211,13 @@ func (e *entry) backend() (*member, error) {
 func (e *entry) publish() {
 	r := &e.rec
 	info := &Info{
-		ID: r.ID, Seq: r.Seq, Spec: r.Spec, State: r.State,
+		ID: r.ID, Seq: r.Seq, Tenant: r.Tenant, Spec: r.Spec, State: r.State,
 		CreatedAt: r.CreatedAt, ModifiedAt: r.ModifiedAt, BootedAt: r.BootedAt,
 		Backend: r.Backend, VMM: r.VMM, VMMVersion: r.VMMVersion, Incarnation: r.Incarnation,
 		Exit: r.Exit, ExitedAt: r.ExitedAt, Health: e.health,
 	}
 	if r.Handle != nil {
-		info.PID = r.Handle.Process.PID
+		info.PID, info.Process = r.Handle.Process.PID, r.Handle.Process
 	}
 	e.m.index.show(e, info)
 }

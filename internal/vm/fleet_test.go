@@ -95,7 +95,7 @@ func newFleet(t *testing.T) (*metald, *witness) {
 }
 
 func (d *metald) createOn(backend string, id types.VMID) (vm.Info, error) {
-	return d.CreateOn(context.Background(), backend, id, d.spec())
+	return d.CreateOn(context.Background(), vm.CreateRequest{Backend: backend, ID: id, Spec: d.spec()})
 }
 
 func (d *metald) mustCreateOn(t *testing.T, backend string, id types.VMID) {
@@ -260,7 +260,7 @@ func TestAsksForABackendShareItsCheck(t *testing.T) {
 	second.asked(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := d.CreateOn(ctx, "second", "hasty", d.spec())
+	_, err := d.CreateOn(ctx, vm.CreateRequest{Backend: "second", ID: "hasty", Spec: d.spec()})
 	wantKindOf(t, err, types.KindCanceled)
 	for _, id := range []types.VMID{"a", "b", "c", "d", "e"} {
 		ask(id)
@@ -419,6 +419,38 @@ func TestAVMMThatNobodyHereCanEnd(t *testing.T) {
 	d.start()
 	if info, err := d.Get("a"); err != nil || info.State != lifecycle.Shutdown || info.Exit == nil || info.Exit.Reason != types.ReasonHostReboot {
 		t.Errorf("after a restart of the host it is %+v, %v", info, err)
+	}
+	d.close()
+}
+
+// Who is billed is asked for with the VM, kept over restarts, and no retry changes it.
+func TestTheTenantIsPartOfWhatWasAsked(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	d, _ := newFleet(t)
+	create := func(id types.VMID, tenant string) (vm.Info, error) {
+		return d.CreateOn(context.Background(), vm.CreateRequest{ID: id, Tenant: tenant, Spec: d.spec()})
+	}
+	for _, asked := range []struct {
+		id             types.VMID
+		tenant, billed string
+	}{{"named", "acme", "acme"}, {"named", "acme", "acme"}, {"nobodys", "", vm.Unattributed}, {"nobodys", vm.Unattributed, vm.Unattributed}} {
+		if info, err := create(asked.id, asked.tenant); err != nil || info.Tenant != asked.billed {
+			t.Errorf("%+v: %+v, %v", asked, info, err)
+		}
+	}
+	for id, tenants := range map[types.VMID][]string{"named": {"", "other"}, "nobodys": {"acme"}} {
+		for _, tenant := range tenants {
+			_, err := create(id, tenant)
+			if wantKindOf(t, err, types.KindExists); err == nil || !strings.Contains(err.Error(), "another tenant") {
+				t.Errorf("%s for %q: %v", id, tenant, err)
+			}
+		}
+	}
+	d.restart()
+	for id, want := range map[types.VMID]string{"named": "acme", "nobodys": vm.Unattributed} {
+		if info, err := d.Get(id); err != nil || info.Tenant != want {
+			t.Errorf("after a restart %s is billed to %q, %v", id, info.Tenant, err)
+		}
 	}
 	d.close()
 }

@@ -38,6 +38,9 @@ func (e *entry) launch(ctx context.Context, f files) (types.Machine, error) {
 		Commit: func(h types.Handle) error {
 			defer next()
 			e.rec.Handle = &h
+			if err := m.cfg.Metering.Begin(h, e.rec.Spec, e.rec.Tenant); err != nil {
+				return types.Errorf(types.KindUnavailable, "VM %s cannot be metered, so it is not started: %w", e.id, err)
+			}
 			return e.save()
 		},
 	})
@@ -48,6 +51,7 @@ func (e *entry) launch(ctx context.Context, f files) (types.Machine, error) {
 		return nil, err
 	}
 	e.hold(machine)
+	m.cfg.Metering.Attach(machine)
 	return machine, nil
 }
 
@@ -62,6 +66,7 @@ func (e *entry) clear(ctx context.Context) error {
 	if err := e.m.reap(ctx, *e.rec.Handle); err != nil {
 		return types.Errorf(types.KindUnavailable, "a VMM of VM %s that did not start cannot be ended: %w", e.id, err)
 	}
+	e.m.cfg.Metering.Lost(*e.rec.Handle, types.Usage{}, reasonNeverRan)
 	e.rec.Handle = nil
 	return nil
 }
@@ -144,6 +149,7 @@ func (e *entry) finish(ctx context.Context, l *live, reason *types.Exit) error {
 		exit = &observed
 	}
 	e.log.Info("a VMM ended", "vm", e.id, "incarnation", e.rec.Incarnation, "reason", exit.Reason, "detail", exit.Detail)
+	e.billed(l.machine, exit.Reason)
 	e.ended(*exit)
 	e.live.Store(nil)
 	l.final = e.snapshot.Load()
@@ -168,5 +174,6 @@ func (e *entry) discard(machine types.Machine) {
 		e.log.Error("a VMM could not be ended", "vm", e.id, "error", err)
 		return
 	}
+	e.billed(machine, reasonNeverRan)
 	e.rec.Handle = nil
 }

@@ -22,8 +22,9 @@ type Config struct {
 	Others       []Other       // backends that VMs may ask for
 	Strangers    Strangers     // nil: VMMs of backends that are none of these are left alone
 	Store        store.Store
-	StateDir     string // VMs live below vms/ and run/ in it
-	RunDir       string // of the VMMs' sockets, FIFOs and counters, which no restart of the host needs; "" is run/ in StateDir
+	Metering     Metering // nil: nobody bills by it
+	StateDir     string   // VMs live below vms/ and run/ in it
+	RunDir       string   // of the VMMs' sockets, FIFOs and counters, which no restart of the host needs; "" is run/ in StateDir
 	Roots        disk.Roots
 	MaxVMs       int
 	UIDBase      uint32 // VMMs run as UIDBase + slot; 0: as metald
@@ -68,6 +69,9 @@ const (
 func New(cfg Config) *Manager {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Metering == nil {
+		cfg.Metering = unmetered{}
 	}
 	if cfg.RunDir == "" {
 		cfg.RunDir = filepath.Join(cfg.StateDir, "run")

@@ -36,6 +36,7 @@ type metald struct {
 	wrap    func(types.Backend) types.Backend
 	others  []vm.Other
 	strange vm.Strangers
+	books   *books
 	stop    func()
 }
 
@@ -57,7 +58,7 @@ func newMetald(t failer) *metald {
 			t.Fatalf("%v", err)
 		}
 	}
-	d := &metald{t: t, dir: dir, roots: disk.Roots{Assets: dir}, host: fake.NewHost(), store: &store.Failing{Store: store.NewMem()}}
+	d := &metald{t: t, dir: dir, roots: disk.Roots{Assets: dir}, host: fake.NewHost(), books: newBooks(t), store: &store.Failing{Store: store.NewMem()}}
 	d.host.MuteTimeout = time.Millisecond
 	d.store.OnPut = func(store.Record) error {
 		if d.failPut.Swap(false) {
@@ -71,12 +72,13 @@ func newMetald(t failer) *metald {
 
 func (d *metald) start() {
 	d.t.Helper()
+	d.books.restarted()
 	var backend types.Backend = fake.New(d.host)
 	if d.wrap != nil {
 		backend = d.wrap(backend)
 	}
 	d.Manager = vm.New(vm.Config{
-		Backend: backend, Others: d.others, Strangers: d.strange, Store: d.store, StateDir: d.dir, Roots: d.roots,
+		Backend: backend, Others: d.others, Strangers: d.strange, Store: d.store, Metering: d.books, StateDir: d.dir, Roots: d.roots,
 		MaxVMs: 1000, ConsoleBytes: 4096, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err := d.Restore(context.Background()); err != nil {
@@ -109,6 +111,7 @@ func (d *metald) close() {
 	if records, err := d.store.All(); err != nil || len(records) > 0 {
 		d.t.Errorf("records are left: %v, %v", records, err)
 	}
+	d.books.close()
 	for _, fault := range d.host.Faults() {
 		d.t.Errorf("%s", fault)
 	}

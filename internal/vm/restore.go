@@ -44,6 +44,7 @@ func (m *Manager) Restore(ctx context.Context) error {
 	}
 	for i := range records {
 		records[i].Backend = m.backendOf(records[i])
+		records[i].Tenant = cmp.Or(records[i].Tenant, Unattributed)
 	}
 	if m.seq, err = m.cfg.Store.LastSeq(); err != nil {
 		return err
@@ -246,11 +247,12 @@ func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f
 	case actAdopt:
 		e.health = ""
 		e.hold(machine)
+		e.goOn(machine, seen(f))
 		e.attach(machine)
 		if e.rec.State == lifecycle.Shutdown {
 			e.rec.RebootBy = time.Time{} // this is the incarnation that was to follow
 		}
-		e.adopted(map[found]lifecycle.State{foundCreated: lifecycle.Created, foundRunning: lifecycle.Running, foundPaused: lifecycle.Paused}[f])
+		e.adopted(seen(f))
 		e.resumeReboot(ctx)
 	case actExit:
 		exit := e.unobserved()
@@ -258,12 +260,14 @@ func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f
 			if err := e.m.reap(ctx, *h); err != nil {
 				e.log.Error("what a VMM left could not be removed", "vm", e.id, "error", err)
 			}
+			e.m.cfg.Metering.Lost(*h, types.Usage{}, exit.Reason)
 		}
 		e.ended(exit)
 		e.keep()
 		e.rebootIfDue(ctx)
 	case actReap:
 		e.hold(machine)
+		e.goOn(machine, seen(f))
 		e.attach(machine)
 		e.publish()
 		e.observeExit(e.live.Load())
@@ -271,6 +275,27 @@ func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f
 	case actRetry:
 		e.publish()
 		e.later(retryAfter, e.gone, e.findAgain)
+	}
+}
+
+// seen is the state of a VM whose VMM was found like that.
+func seen(f found) lifecycle.State {
+	switch f {
+	case foundCreated:
+		return lifecycle.Created
+	case foundRunning:
+		return lifecycle.Running
+	case foundPaused:
+		return lifecycle.Paused
+	}
+	return lifecycle.Shutdown
+}
+
+// goOn has the VMM of an earlier metald be metered on. One that cannot be is alive, so that is told and tried again with
+// the next adoption.
+func (e *entry) goOn(machine types.Machine, state lifecycle.State) {
+	if err := e.m.cfg.Metering.Adopt(machine, e.rec.Spec, e.rec.Tenant, metered(state)); err != nil {
+		e.log.Error("a VM that was taken over is not metered", "vm", e.id, "error", err)
 	}
 }
 
@@ -348,6 +373,7 @@ func (e *entry) remove() error {
 		if err := e.m.reap(ctx, *e.rec.Handle); err != nil {
 			return err
 		}
+		e.m.cfg.Metering.Lost(*e.rec.Handle, types.Usage{}, reasonNeverRan)
 		e.rec.Handle = nil
 	}
 	e.closeConsole()

@@ -132,6 +132,7 @@ func (e *entry) reap(ctx context.Context) error {
 	if err := e.m.reap(ctx, *e.rec.Handle); err != nil {
 		return err
 	}
+	e.m.cfg.Metering.Lost(*e.rec.Handle, types.Usage{}, types.ReasonForced)
 	e.ended(types.Exit{Reason: types.ReasonForced, Code: -1})
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 )
 
@@ -115,11 +116,20 @@ func (e *entry) boot(ctx context.Context) error {
 			return err
 		}
 	}
-	err := e.drive(ctx, lifecycle.Boot, types.Machine.Boot)
+	err := e.bootGuest(ctx)
 	if l := e.live.Load(); err != nil && e.rec.State == lifecycle.Shutdown && l != nil {
 		return errors.Join(err, e.finish(context.WithoutCancel(ctx), l, nil))
 	}
 	return err
+}
+
+// bootGuest starts the guest once it is sure to be metered.
+func (e *entry) bootGuest(ctx context.Context) error {
+	if err := e.m.cfg.Metering.Ready(ctx, e.id); err != nil {
+		return types.Errorf(types.KindUnavailable, "VM %s cannot be metered, so it is not booted: %w", e.id, err)
+	}
+	e.m.cfg.Metering.Enter(e.id, usage.Booting)
+	return e.drive(ctx, lifecycle.Boot, types.Machine.Boot)
 }
 
 // relaunch gives a VM that was shut down the VMM of its next incarnation.
@@ -214,6 +224,7 @@ func (e *entry) sees(state lifecycle.State) {
 	if state != lifecycle.Created && e.rec.BootedAt.IsZero() {
 		e.rec.BootedAt = e.m.cfg.Now()
 	}
+	e.m.cfg.Metering.Enter(e.id, metered(state))
 	e.enter(state)
 }
 

@@ -18,6 +18,7 @@ import (
 type Info struct {
 	ID          types.VMID
 	Seq         uint64 // order of creation on this host
+	Tenant      string // who is billed; Unattributed where nobody was named
 	Spec        types.Spec
 	State       lifecycle.State
 	CreatedAt   time.Time
@@ -26,7 +27,8 @@ type Info struct {
 	Backend     string
 	VMM         string // "QEMU"; "" if none was ever started
 	VMMVersion  string
-	PID         int // of the live VMM, 0 if there is none
+	PID         int                   // of the live VMM, 0 if there is none
+	Process     types.ProcessIdentity // likewise
 	Incarnation uint64
 	Exit        *types.Exit // how the last VMM ended; nil while one is alive
 	ExitedAt    time.Time

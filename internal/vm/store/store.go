@@ -30,6 +30,7 @@ type Record struct {
 	Slot    uint32          `json:"slot"` // smallest free number; what can be allocated per VM derives from it
 	Phase   Phase           `json:"phase"`
 	State   lifecycle.State `json:"state"`
+	Tenant  string          `json:"tenant,omitempty"` // who is billed; "" in records from before there were tenants
 	Spec    types.Spec      `json:"spec"`
 	Backend string          `json:"backend"`
 

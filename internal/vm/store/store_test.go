@@ -254,7 +254,7 @@ func fullRecord() store.Record {
 	at := time.Date(2026, 3, 4, 5, 6, 7, 890_123_456, time.UTC)
 	options := map[string]string{"a": "1", "Ünï \"quoted\"\n": ""}
 	return store.Record{
-		ID: "vm-full", Seq: 1<<53 + 1, Slot: 7, Phase: store.Deleting, State: lifecycle.Paused, Backend: "qemu",
+		ID: "vm-full", Seq: 1<<53 + 1, Slot: 7, Phase: store.Deleting, State: lifecycle.Paused, Backend: "qemu", Tenant: "acme",
 		Spec: types.Spec{
 			CPU: types.CPU{Count: 2, Max: 4, Topology: &types.Topology{Sockets: 1, CoresPerSocket: 2, ThreadsPerCore: 2},
 				Features: options},
