@@ -54,6 +54,11 @@ type Config struct {
 	JailerFDLimit     int      `name:"jailer-fd-limit" default:"2048" min:"64" max:"1048576" doc:"most files that a jailed VMM may have open"`
 	JailerIOLimit     ByteSize `name:"jailer-io-limit" default:"0" min:"0" max:"1TiB" doc:"most bytes per second that a jailed VM may read, and write, on each device that its disks are on; 0 is no limit"`
 
+	HostID          string        `name:"host-id" default:"" doc:"name under which this host bills what its VMs use, at most 128 characters; empty is one that is made once and kept in the state directory"`
+	BillingEndpoint string        `name:"billing-endpoint" default:"" doc:"URL of the billaged that usage is sent to, such as http://127.0.0.1:8081; empty sends it nowhere, and keeps it in metald's own ledger"`
+	WALQuotaBytes   ByteSize      `name:"wal-quota-bytes" default:"32GiB" min:"64MiB" max:"64TiB" doc:"how large the write-ahead log of usage may become while nobody takes it; beyond four fifths of it the oldest ticks are made coarser, and totals never change"`
+	WALRetention    time.Duration `name:"wal-retention" default:"24h" min:"0s" max:"8760h" doc:"how long the log keeps each tick after it was billed, for usage in windows shorter than an hour"`
+
 	LogLevel  string `name:"log-level" default:"info" oneof:"debug,info,warn,error" doc:"least severe messages to log"`
 	LogFormat string `name:"log-format" default:"text" oneof:"text,json" doc:"form of the log on stderr"`
 

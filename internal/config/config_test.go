@@ -214,13 +214,27 @@ func TestOpenAddressOnRequest(t *testing.T) {
 	}
 }
 
+func TestWhoIsBilledWhereIsSaidWell(t *testing.T) {
+	for _, env := range []string{
+		"UNKEY_METALD_BILLING_ENDPOINT=127.0.0.1:8081", "UNKEY_METALD_BILLING_ENDPOINT=ftp://b.example", "UNKEY_METALD_BILLING_ENDPOINT=http://",
+		"UNKEY_METALD_BILLING_ENDPOINT=http://b.example/?x=1", "UNKEY_METALD_BILLING_ENDPOINT=http://user:word@b.example",
+		"UNKEY_METALD_HOST_ID=two words", "UNKEY_METALD_HOST_ID=" + strings.Repeat("h", 129),
+	} {
+		name, _, _ := strings.Cut(env, "=")
+		if _, err := load(nil, env); err == nil || !strings.HasPrefix(err.Error(), name+": ") {
+			t.Errorf("%s: %v", env, err)
+		}
+	}
+}
+
 func TestRoundTrip(t *testing.T) {
 	want := Config{
 		Backend: "qemu", Address: "::1", Port: 1, InsecureBind: true, AllowedHosts: []string{"a", "b.example"},
 		ReflectionEnabled: true, StateDir: "/s", RuntimeDir: "/r", AssetsDir: "/a", VolumesDir: "/v", MaxVMs: 5, ConsoleLogBytes: 12345,
 		VMMUIDBase: 9, QEMUBinary: "/bin/q", FirecrackerBinary: "/bin/f", CloudHypervisorBinary: "/bin/c", JailerEnabled: true, JailerBinary: "/bin/j",
 		JailerUID: 3, JailerGID: 4, JailerChrootDir: "/j", JailerNetNS: true, JailerPIDNS: true, JailerMemoryLimit: 7,
-		JailerCPUQuota: 250, JailerFDLimit: 100, JailerIOLimit: 8, QEMUAccel: "tcg", LogLevel: "debug", LogFormat: "json",
+		JailerCPUQuota: 250, JailerFDLimit: 100, JailerIOLimit: 8, QEMUAccel: "tcg", HostID: "h",
+		BillingEndpoint: "http://b.example", WALQuotaBytes: 1 << 30, WALRetention: time.Minute, LogLevel: "debug", LogFormat: "json",
 		StopTimeout: 1500 * time.Millisecond, OTelEnabled: false,
 	}
 	got, err := load(nil, want.Environ()...)

@@ -3,7 +3,9 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"net/url"
 	"path/filepath"
+	"strings"
 )
 
 // complete fills in what follows from other fields and checks what no field can say alone. Fields in bad have no
@@ -21,6 +23,7 @@ func (c *Config) complete(bad map[string]bool) []error {
 			errs = append(errs, err)
 		}
 	}
+	errs = append(errs, c.checkBilling(bad)...)
 	if c.OTelEnabled {
 		errs = append(errs, fmt.Errorf("%s: this build exports no telemetry; leave it out or set it to false", EnvName("otel-enabled")))
 	}
@@ -30,6 +33,24 @@ func (c *Config) complete(bad map[string]bool) []error {
 	}
 	return errs
 }
+
+// checkBilling looks at who is billed where.
+func (c *Config) checkBilling(bad map[string]bool) []error {
+	var errs []error
+	if !bad["host-id"] && (len(c.HostID) > 128 || strings.ContainsFunc(c.HostID, unprintable)) {
+		errs = append(errs, fmt.Errorf("%s: %q is not at most 128 printable characters without spaces", EnvName("host-id"), c.HostID))
+	}
+	if c.BillingEndpoint == "" || bad["billing-endpoint"] {
+		return errs
+	}
+	u, err := url.Parse(c.BillingEndpoint)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		errs = append(errs, fmt.Errorf("%s: %q is not the URL of a billaged, such as http://127.0.0.1:8081", EnvName("billing-endpoint"), c.BillingEndpoint))
+	}
+	return errs
+}
+
+func unprintable(r rune) bool { return r <= ' ' || r > '~' }
 
 // checkUsers keeps VMs from being one user: a VM has the same place in each range, so ranges may be one, or apart.
 func (c *Config) checkUsers(bad map[string]bool) []error {
