@@ -45,7 +45,7 @@ func (l *Ledger) Audit(ctx context.Context) (Audit, error) {
 	}
 	all := hours{from, maxUnix}
 	b.placed = func(a *account, span usage.Span) { tally(again, a, span, all) }
-	b.found = func(a *account, f usage.Finding) { tallyFinding(again, a, f, all) }
+	b.found = func(a *account, f usage.Finding) { tallyRow(again, a, findingHour(f), row{Quarantined: 1}, all) }
 	b.closed = func(a *account) { ended[a.life.Incarnation.Epoch] = a }
 	if err := m.accounts(v.tx, l.unzip, b); err != nil {
 		return Audit{}, err

@@ -142,8 +142,8 @@ func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 // pair is a key of two numbers.
 func pair(a, b uint64) []byte { return binary.BigEndian.AppendUint64(number(a), b) }
 
-func first(key []byte) uint64  { return binary.BigEndian.Uint64(key) }
-func second(key []byte) uint64 { return binary.BigEndian.Uint64(key[len(key)-8:]) }
+func head(key []byte) uint64 { return binary.BigEndian.Uint64(key) }
+func tail(key []byte) uint64 { return binary.BigEndian.Uint64(key[len(key)-8:]) }
 
 // named is a key of a name and an epoch.
 func named(name string, epoch uint64) []byte {

@@ -67,7 +67,7 @@ func (l *Ledger) nextHour(from int64) (hour int64, ok bool, err error) {
 	defer v.close()
 	c := v.tx.Bucket(hoursBucket).Cursor()
 	if k, _ := c.Seek(number(hourKey(max(from, 0)))); k != nil {
-		hour, ok = int64(first(k)), true
+		hour, ok = int64(head(k)), true
 	}
 	for _, rows := range v.places {
 		for h := range rows {
@@ -88,8 +88,8 @@ func (l *Ledger) hour(hour int64) ([]export.Row, error) {
 	defer v.close()
 	rows := map[uint64]row{}
 	c := v.tx.Bucket(hoursBucket).Cursor()
-	for k, value := c.Seek(number(hourKey(hour))); len(k) == 16 && int64(first(k)) == hour; k, value = c.Next() {
-		if rows[second(k)], err = readRow(value); err != nil {
+	for k, value := c.Seek(number(hourKey(hour))); len(k) == 16 && int64(head(k)) == hour; k, value = c.Next() {
+		if rows[tail(k)], err = readRow(value); err != nil {
 			return nil, err
 		}
 	}

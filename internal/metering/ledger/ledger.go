@@ -173,7 +173,7 @@ func (l *Ledger) noteFinding(a *account, f usage.Finding) {
 	if a.placed == nil {
 		a.placed = map[int64]row{}
 	}
-	hour := usage.Window(f.At.Wall, usage.Hour) / 1e9
+	hour := findingHour(f)
 	a.placed[hour] = a.placed[hour].plus(row{Quarantined: 1})
 	l.cfg.Logger.Warn("a reading cannot be true and is not billed", "vm", a.life.Incarnation.VM, "epoch", a.life.Incarnation.Epoch, "finding", f.String())
 }

@@ -54,7 +54,7 @@ func (l *Ledger) forgetMarks(tx *bbolt.Tx, now int64) error {
 		return err
 	}
 	c := tx.Bucket(marksBucket).Cursor()
-	for k, _ := c.First(); k != nil && first(k) < newest.position; k, _ = c.First() {
+	for k, _ := c.First(); k != nil && head(k) < newest.position; k, _ = c.First() {
 		if err := tx.Bucket(marksBucket).Delete(k); err != nil {
 			return err
 		}
@@ -81,7 +81,7 @@ func readMark(k, v []byte) (*mark, error) {
 	if len(v) < 8 {
 		return nil, errors.New("the ledger is damaged: a mark is too short")
 	}
-	return &mark{first(k), int64(binary.BigEndian.Uint64(v)), v[8:]}, nil
+	return &mark{head(k), int64(binary.BigEndian.Uint64(v)), v[8:]}, nil
 }
 
 // accounts puts those of the mark into a book that it wants.

@@ -149,7 +149,7 @@ func (v *view) epochs(q Query) ([]uint64, error) {
 	prefix := append([]byte(name), 0)
 	c := v.tx.Bucket(bucket).Cursor()
 	for k, _ := c.Seek(prefix); len(k) == len(prefix)+8 && string(k[:len(prefix)]) == string(prefix); k, _ = c.Next() {
-		epoch := second(k)
+		epoch := tail(k)
 		if v.unsaved[epoch] != nil {
 			continue
 		}
@@ -212,12 +212,12 @@ func (v *view) totals(epoch uint64) (usage.Totals, uint64, error) {
 func (v *view) rows(epoch uint64, from, to int64, f func(hour int64, r row) error) error {
 	rows := map[int64]row{}
 	c := v.tx.Bucket(ofLifeBucket).Cursor()
-	for k, _ := c.Seek(pair(epoch, hourKey(from))); len(k) == 16 && first(k) == epoch && int64(second(k)) < to; k, _ = c.Next() {
-		r, err := readRow(v.tx.Bucket(hoursBucket).Get(pair(second(k), epoch)))
+	for k, _ := c.Seek(pair(epoch, hourKey(from))); len(k) == 16 && head(k) == epoch && int64(tail(k)) < to; k, _ = c.Next() {
+		r, err := readRow(v.tx.Bucket(hoursBucket).Get(pair(tail(k), epoch)))
 		if err != nil {
 			return err
 		}
-		rows[int64(second(k))] = r
+		rows[int64(tail(k))] = r
 	}
 	for hour, r := range v.places[epoch] {
 		if hour >= from && hour < to {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -16,7 +17,8 @@ import (
 )
 
 // replay reads the log of some hours again, and lays what q asks for over the windows of s. What it finds in each hour
-// has to be what the ledger has, to the last byte.
+// has to be what the ledger has, to the last byte. If it is not, the wall clock may have been set near the hours' edges:
+// then it looks further around them.
 func (l *Ledger) replay(ctx context.Context, v *view, q Query, r hours, s *sheet) error {
 	select {
 	case l.replays <- struct{}{}:
@@ -24,12 +26,36 @@ func (l *Ledger) replay(ctx context.Context, v *view, q Query, r hours, s *sheet
 	case <-ctx.Done():
 		return canceled(ctx)
 	}
-	m, err := lastMark(v.tx, r.from*1e9)
+	var err error
+	for _, around := range []int64{0, hourSeconds, 24 * hourSeconds} {
+		part := *s
+		part.windows = slices.Clone(s.windows)
+		err = l.replayFrom(ctx, v, q, r, &part, around)
+		if err == nil {
+			*s = part
+		}
+		if !errors.Is(err, errDiffers) {
+			break
+		}
+	}
+	switch {
+	case errors.Is(err, errGone):
+		return l.tooOld(ctx, v)
+	case errors.Is(err, errDiffers):
+		return types.Errorf(types.KindPrecondition, "the log does not give what was billed for the hours from %s to %s any more, as it is damaged: for them there are windows of whole hours only",
+			time.Unix(r.from, 0).UTC().Format(time.RFC3339), time.Unix(r.to, 0).UTC().Format(time.RFC3339))
+	}
+	return err
+}
+
+// replayFrom is replay with records that are up to some seconds before and after the hours.
+func (l *Ledger) replayFrom(ctx context.Context, v *view, q Query, r hours, s *sheet, around int64) error {
+	m, err := lastMark(v.tx, (r.from-around)*1e9)
 	if err != nil {
 		return err
 	}
 	if m == nil {
-		return l.tooOld(ctx, v)
+		return errGone
 	}
 	b := newBook()
 	b.wants = q.wants
@@ -40,20 +66,21 @@ func (l *Ledger) replay(ctx context.Context, v *view, q Query, r hours, s *sheet
 	}
 	b.found = func(a *account, f usage.Finding) {
 		s.quarantined += s.inWindow(f.At.Wall, r)
-		tallyFinding(again, a, f, r)
+		tallyRow(again, a, findingHour(f), row{Quarantined: 1}, r)
 	}
 	if err := m.accounts(v.tx, l.unzip, b); err != nil {
 		return err
 	}
-	done := func() bool { return b.passed(r.to * 1e9) }
+	done := func() bool { return b.passed((r.to + around) * 1e9) }
 	if err := l.read(ctx, m.position, v.position, b, l.cfg.ReplayBytes, done); err != nil {
-		if errors.Is(err, errGone) {
-			return l.tooOld(ctx, v)
-		}
 		return err
 	}
 	return v.same(q, again, r)
 }
+
+var errDiffers = errors.New("the log does not give what the ledger has")
+
+func findingHour(f usage.Finding) int64 { return usage.Window(f.At.Wall, usage.Hour) / 1e9 }
 
 // passed says whether nothing that comes can lie before a moment, ns of the wall clock.
 func (b *book) passed(wall int64) bool {
@@ -128,10 +155,6 @@ func tally(rows map[uint64]map[int64]row, a *account, span usage.Span, r hours) 
 	})
 }
 
-func tallyFinding(rows map[uint64]map[int64]row, a *account, f usage.Finding, r hours) {
-	tallyRow(rows, a, usage.Window(f.At.Wall, usage.Hour)/1e9, row{Quarantined: 1}, r)
-}
-
 func tallyRow(rows map[uint64]map[int64]row, a *account, hour int64, part row, r hours) {
 	if hour < r.from || hour >= r.to {
 		return
@@ -149,17 +172,24 @@ func (v *view) same(q Query, again map[uint64]map[int64]row, r hours) error {
 	if err != nil {
 		return err
 	}
+	found, had := 0, 0
+	for _, rows := range again {
+		found += len(rows)
+	}
 	for _, epoch := range epochs {
 		err := v.rows(epoch, r.from, r.to, func(hour int64, have row) error {
+			had++
 			if again[epoch][hour] != have {
-				return types.Errorf(types.KindPrecondition, "the log of the hour from %s is damaged: for it there are windows of whole hours only",
-					time.Unix(hour, 0).UTC().Format(time.RFC3339))
+				return errDiffers
 			}
 			return nil
 		})
 		if err != nil {
 			return err
 		}
+	}
+	if found != had {
+		return errDiffers
 	}
 	return nil
 }

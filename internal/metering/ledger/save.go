@@ -102,7 +102,7 @@ func (l *Ledger) load() error {
 		}
 		l.book.at, l.book.last, l.position = l.state.At, l.state.Last, l.state.Position
 		return tx.Bucket(metersBucket).ForEach(func(k, v []byte) error {
-			life, meter, err := readAccount(tx, first(k), v)
+			life, meter, err := readAccount(tx, head(k), v)
 			if err != nil {
 				return err
 			}

@@ -27,7 +27,7 @@ type ask struct {
 
 // readAnswer takes what was answered since the last tick. It is of this one: what was used since is in the next answer.
 // While the VMM's clock stands still it stays true. want says that it is time to ask again.
-func (c *source) readAnswer(r *usage.Reading, now int64) (want bool) {
+func (c *source) readAnswer(r *usage.Reading, now int64, full bool) (want bool) {
 	cpu, clocked := r.Value(usage.CPU)
 	if c.ask.answered {
 		c.ask.answered = false
@@ -36,7 +36,9 @@ func (c *source) readAnswer(r *usage.Reading, now int64) (want bool) {
 		if c.counter == nil {
 			putDisks(r, c.disks)
 		}
-		return false
+		if !full || !c.atHand { // to be asked is work, for a VMM that has none
+			return false
+		}
 	}
 	return !c.ask.under && !c.gone && now >= c.ask.next
 }

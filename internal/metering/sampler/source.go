@@ -124,7 +124,7 @@ func (c *source) read(now int64, full bool) (r usage.Reading, want bool) {
 		putNet(&r, types.NetworkUsage{})
 	}
 	if c.asked {
-		want = c.readAnswer(&r, now)
+		want = c.readAnswer(&r, now, full)
 	}
 	return r, want
 }

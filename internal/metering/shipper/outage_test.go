@@ -84,9 +84,9 @@ func TestReceiverAwayForLong(t *testing.T) {
 	w.endAll()
 	shipped(t, w, s, 8*time.Hour)
 	took := time.Since(began)
-	t.Logf("%d VMs, %d ticks each: %.0f times as fast as they came; %d MB of heap at most", vms, ticks, float64(ticks)/10/took.Seconds(), most>>20)
 	close(done)
 	watch.Wait()
+	t.Logf("%d VMs, %d ticks each: %.0f times as fast as they came; %d MB of heap at most", vms, ticks, float64(ticks)/10/took.Seconds(), most>>20)
 	if before.Load() != 1 {
 		t.Errorf("%d batches came before the totals", before.Load()-1)
 	}

@@ -1,0 +1,191 @@
+package sampler
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/proc"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/wal"
+)
+
+// herd forks processes that work every 80 ms, and others that never do, and prints their pids. They end with its input.
+const herd = `
+$| = 1;
+my ($n, $active) = @ARGV;
+for my $i (1 .. $n) {
+	my $pid = fork;
+	if (!$pid) {
+		my $in = ''; vec($in, 0, 1) = 1;
+		while (1) {
+			my $now = $in;
+			last if select($now, undef, undef, $i <= $active ? 0.08 : undef);
+		}
+		exit 0;
+	}
+	print "$pid\n";
+}
+my $x = <STDIN>;
+1 while wait != -1;
+`
+
+// startHerd starts n processes, of which some work.
+func startHerd(tb testing.TB, n, active int) (pids []int) {
+	tb.Helper()
+	if _, err := exec.LookPath("perl"); err != nil {
+		tb.Skip("there is no perl, which forks the processes that are metered")
+	}
+	cmd := exec.Command("perl", "-e", herd, strconv.Itoa(n), strconv.Itoa(active))
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		in.Close()
+		_ = cmd.Wait()
+	})
+	lines := bufio.NewScanner(out)
+	for len(pids) < n && lines.Scan() {
+		pid, err := strconv.Atoi(strings.TrimSpace(lines.Text()))
+		if err != nil {
+			tb.Fatal(err)
+		}
+		pids = append(pids, pid)
+	}
+	if len(pids) < n {
+		tb.Fatalf("%d processes of %d", len(pids), n)
+	}
+	go func() { _, _ = io.Copy(io.Discard, out) }()
+	return pids
+}
+
+// counting is a machine that has its disks' counters at hand.
+type counting struct{ machine }
+
+func (c *counting) DiskTotals() (types.DiskUsage, bool) { return types.DiskUsage{}, true }
+
+// enlist has processes be metered as VMs.
+func enlist(tb testing.TB, s *Sampler, pids []int, atHand bool) {
+	tb.Helper()
+	boot := bootID(tb)
+	for i, pid := range pids {
+		ticks, err := proc.StartTicks(pid)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		c := &counting{machine{handle: types.Handle{
+			VM: types.VMID(fmt.Sprintf("vm-%d", i)), Process: types.ProcessIdentity{PID: pid, StartTicks: ticks, BootID: boot},
+		}, sources: types.Sources{PID: pid, DisksAtHand: atHand}}}
+		c.usage.Disks = disks(0, 0)
+		if err := s.Begin(c.handle, oneDisk, "tenant"); err != nil {
+			tb.Fatal(err)
+		}
+		if atHand {
+			s.Attach(c)
+		} else {
+			s.Attach(&c.machine)
+		}
+		s.Enter(c.handle.VM, usage.Running)
+	}
+}
+
+// BenchmarkSampler meters 1,000 real processes ten times a second, into a log that syncs each tick: what share of a core
+// that takes, log included, and how late ticks come.
+func BenchmarkSampler(b *testing.B) {
+	const vms = 1000
+	for _, load := range []struct {
+		name   string
+		active int
+		atHand bool
+	}{{"idle", 0, true}, {"active30", 300, true}, {"active100", 1000, true}, {"active30asked", 300, false}} {
+		b.Run(load.name, func(b *testing.B) {
+			b.StopTimer()
+			pids := startHerd(b, vms, load.active)
+			log, err := wal.Open(b.TempDir(), wal.Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			s, err := New(Config{Log: log, Host: "host", Boot: bootID(b), Logger: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				b.Fatal(err)
+			}
+			enlist(b, s, pids, load.atHand)
+			ctx, cancel := context.WithCancel(context.Background())
+			logCtx, endLog := context.WithCancel(context.Background())
+			ran, wrote := make(chan error, 1), make(chan error, 1)
+			go func() { wrote <- log.Run(logCtx) }()
+			go func() { ran <- s.Run(ctx) }()
+			defer func() {
+				cancel()
+				<-ran
+				endLog()
+				<-wrote
+				log.Close()
+			}()
+			reach(b, s, 20) // buffers have grown
+			b.StartTimer()
+			for b.Loop() {
+				paced(b, s, log, vms)
+			}
+		})
+	}
+}
+
+func reach(tb testing.TB, s *Sampler, n uint64) {
+	tb.Helper()
+	until := s.Status().Ticks + n
+	for deadline := time.Now().Add(2 * time.Minute); s.Status().Ticks < until; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			tb.Fatal("there are no ticks")
+		}
+	}
+}
+
+// paced is five seconds of ticks.
+func paced(b *testing.B, s *Sampler, log *wal.Log, vms int) {
+	const ticks = 50
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	status, bytes := s.Status(), log.Status().Next
+	began, cpu := time.Now(), cpuTime(b)
+	reach(b, s, ticks)
+	took, used := time.Since(began), cpuTime(b)-cpu
+	runtime.ReadMemStats(&after)
+	now := s.Status()
+	n := float64(now.Ticks - status.Ticks)
+	b.ReportMetric(100*used.Seconds()/took.Seconds(), "%core")
+	b.ReportMetric(float64(after.Mallocs-before.Mallocs)/n, "mallocs/tick")
+	b.ReportMetric(float64(now.P99Lateness)/1e6, "p99-late-ms")
+	b.ReportMetric(float64(now.P99Sweep)/1e6, "p99-sweep-ms")
+	b.ReportMetric(float64(now.Missed-status.Missed), "missed")
+	b.ReportMetric(float64(now.Asks-status.Asks)/n, "asks/tick")
+	_, _ = bytes, vms
+}
+
+// cpuTime is that of this process: the herd's is its own.
+func cpuTime(b *testing.B) time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
