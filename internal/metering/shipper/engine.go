@@ -381,7 +381,7 @@ const restAfter = 600
 
 // rest moves a life of which nothing waits to where the log was read, so that it does not hold the log.
 func (e *engine) rest(l *life) {
-	if l.busy || l.parked != 0 || len(l.outbox) > 0 || l.pending.n > 0 || len(l.pending.entered) > 0 || l.reached < l.next {
+	if l.busy || l.parked != 0 || len(l.outbox) > 0 || !l.pending.empty() || len(l.pending.entered) > 0 || l.reached < l.next {
 		return
 	}
 	if l.acked.Seen+restAfter < e.pos && l.acked.Next == l.next && l.seen <= e.pos {

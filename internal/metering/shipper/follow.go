@@ -13,7 +13,8 @@ import (
 type feed struct {
 	entries chan fed
 	taken   chan struct{}
-	stop    func() // and wait
+	done    chan struct{} // closed when nothing comes any more
+	stop    func()        // and wait
 	ended   bool   // nothing comes any more
 }
 
@@ -24,12 +25,11 @@ type fed struct {
 
 func (e *engine) newFeed(ctx context.Context, after uint64) *feed {
 	ctx, cancel := context.WithCancel(ctx)
-	f := &feed{entries: make(chan fed), taken: make(chan struct{})}
-	done := make(chan struct{})
-	f.stop = func() { cancel(); <-done }
+	f := &feed{entries: make(chan fed), taken: make(chan struct{}), done: make(chan struct{})}
+	f.stop = func() { cancel(); <-f.done }
 	reader := e.cfg.Log.NewReader(after)
 	go func() {
-		defer close(done)
+		defer close(f.done)
 		defer reader.Close()
 		for {
 			entry, err := reader.Next(ctx)
@@ -73,7 +73,12 @@ func (e *engine) take(in fed) {
 		e.feed.ended = true
 		return
 	}
-	defer func() { e.feed.taken <- struct{}{} }()
+	defer func() {
+		select {
+		case e.feed.taken <- struct{}{}:
+		case <-e.feed.done: // the shipper ends
+		}
+	}()
 	if loss := in.entry.Lost; loss != nil {
 		e.cfg.Logger.Warn("records of the log of metering are lost; their ticks are told as gaps", "records", loss.String())
 		e.damage(loss.Last)
@@ -111,9 +116,13 @@ func (t taker) Table(_ usage.Time, open []record.Open) {
 	living := make(map[uint64]bool, len(open))
 	for i := range open {
 		living[open[i].Life.Incarnation.Epoch] = true
-		if l := t.add(open[i].Life); l != nil {
+		l := t.add(open[i].Life)
+		if l != nil {
 			l.damaged = true
+		} else if l = t.lives[open[i].Life.Incarnation.Epoch]; l == nil || !l.blind || t.record.last <= l.metered {
+			continue
 		}
+		l.meter, l.metered, l.blind = open[i].Meter, t.record.last, false // it has what was missed
 	}
 	for epoch, l := range t.lives {
 		if living[epoch] || l.ended || l.parked != 0 || t.record.last <= l.seen {
@@ -164,13 +173,13 @@ func (t taker) Enter(epoch uint64, at usage.Time, state usage.State) {
 // Sample takes a tick.
 func (t taker) Sample(epoch uint64, s usage.Sample) {
 	t.paced(s.At.Wall)
-	t.with(epoch, func(l *life) { l.tick(t.record.last, s, nil, t.encode) })
+	t.with(epoch, func(l *life) { l.tick(t.record.last, s, t.encode) })
 }
 
-// Thin takes a tick that stands for many.
+// Thin takes many ticks as one.
 func (t taker) Thin(epoch uint64, leap usage.Leap) {
-	t.paced(leap.Last.At.Wall)
-	t.with(epoch, func(l *life) { l.tick(t.record.last, leap.Last, &leap, t.encode) })
+	t.paced(leap.After.Totals.At.Wall)
+	t.with(epoch, func(l *life) { l.leap(t.record.last, &leap, t.encode) })
 }
 
 // End takes the end of a life.

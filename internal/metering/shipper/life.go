@@ -69,64 +69,66 @@ func (l *life) expect(next uint64, chain batch.Hash) {
 	}
 }
 
-// tick takes one tick. leap is what the tick stands for where it stands for many, else nil.
-func (l *life) tick(at uint64, s usage.Sample, leap *usage.Leap, encode func(batch.Ticks) []byte) {
+// tick takes one tick.
+func (l *life) tick(at uint64, s usage.Sample, encode func(batch.Ticks) []byte) {
 	fresh := at > l.seen && s.Seq >= l.next
-	if fresh && s.Seq > l.next && leap == nil && (l.damaged || s.Seq-l.next >= l.size) {
+	if fresh && s.Seq > l.next && (l.damaged || s.Seq-l.next >= l.size) {
 		l.miss(s.Seq-1, s.At.Wall, encode)
 	}
-	sent := s
-	if leap != nil {
-		sent = lowered(leap)
-	}
 	if at > l.metered {
-		l.measure(s, leap)
-		l.metered = at
+		if m := &l.meter.Totals; s.Seq > m.Next && m.Next < l.next {
+			l.blind = true // the receiver may have what is missing here
+		}
+		l.meter.Add(s, nil, nil)
 	}
-	if at > l.seen {
-		l.seen, l.absent = at, 0
-		l.reached = max(l.reached, s.Seq+1)
-	}
-	if !fresh {
-		return
-	}
-	if l.pending.n == 0 {
-		l.pending.first = l.next
-	}
-	l.pending.add(sent)
-	l.pending.coarse = l.pending.coarse || leap != nil
-	l.next, l.damaged, l.sentAt = s.Seq+1, false, s.At.Wall
-	if l.full() {
-		l.cut(encode)
-	}
-}
-
-// measure adds a tick to the meter.
-func (l *life) measure(s usage.Sample, leap *usage.Leap) {
-	m := &l.meter
-	exact := leap != nil && leap.First == m.Totals.Next && leap.From == m.Totals.At
-	if s.Seq > m.Totals.Next && m.Totals.Next < l.next && !exact {
-		l.blind = true // the receiver may have what is missing here
-	}
-	before := m.Totals.Amount
-	m.Add(s, nil, nil)
-	if exact {
-		m.Totals.Amount = before.Plus(leap.Used)
-	}
-}
-
-// lowered is a tick that stands for many as it is sent: memory no larger than it was on average, so that whoever holds
-// it from one such tick to the next comes to no more than there was. The totals say what there was.
-func lowered(l *usage.Leap) usage.Sample {
-	s, ns := l.Last, l.Last.At.Mono-l.From.Mono
-	for f := usage.Field(usage.Counters); int(f) < usage.Fields; f++ {
-		if v, ok := s.Reading.Value(f); ok && ns > 0 {
-			if mean := l.Used.Of[f].Part(1, uint64(ns)); mean.Less(usage.Of64(v)) {
-				s.Reading.Put(f, mean.Lo)
-			}
+	l.took(at, s.Seq)
+	if fresh {
+		l.account(s.Seq, s.At.Wall)
+		l.pending.add(s)
+		if l.full() {
+			l.cut(encode)
 		}
 	}
-	return s
+}
+
+// leap takes many ticks as one, which is what a meter that saw them is after them.
+func (l *life) leap(at uint64, leap *usage.Leap, encode func(batch.Ticks) []byte) {
+	after := leap.After
+	last := max(after.Totals.Next, 1) - 1
+	fresh := at > l.seen && after.Totals.Next > l.next
+	if fresh && l.damaged && leap.First > l.next {
+		l.miss(leap.First-1, leap.From.Wall, encode)
+	}
+	if at > l.metered {
+		l.meter.CatchUp(&after, nil, nil)
+		l.blind = false
+	}
+	l.took(at, last)
+	if fresh {
+		l.account(last, after.Totals.At.Wall)
+		after.Limits, after.Start = usage.Limits{}, usage.Time{}
+		l.pending.leaps = append(l.pending.leaps, after)
+		if l.full() {
+			l.cut(encode)
+		}
+	}
+}
+
+// took notes that a record is read, of ticks up to last.
+func (l *life) took(at, last uint64) {
+	l.metered = max(l.metered, at)
+	if at > l.seen {
+		l.seen, l.absent = at, 0
+		l.reached = max(l.reached, last+1)
+	}
+}
+
+// account has what is pending account for the ticks up to last, which was at the given time.
+func (l *life) account(last uint64, wall int64) {
+	if l.pending.empty() {
+		l.pending.first = l.next
+	}
+	l.next, l.damaged, l.sentAt = last+1, false, wall
 }
 
 // enter takes a transition.
@@ -144,23 +146,23 @@ func (l *life) enter(at uint64, moment usage.Time, state usage.State) {
 	}
 }
 
-// full says whether a batch ends with the tick before next. Ticks that stand for many are few in much time.
+// maxLeaps is how many leaps a batch has before it is cut: each takes some 200 bytes, and stands for a second or more.
+const maxLeaps = 60
+
+// full says whether a batch ends with the tick before next.
 func (l *life) full() bool {
-	switch {
-	case len(l.pending.entered) >= maxEntered:
-		return true
-	case l.pending.coarse:
-		return uint64(l.pending.n) >= l.size || l.next-l.pending.first >= 60*l.size
+	if len(l.pending.leaps) > 0 {
+		return len(l.pending.leaps) >= maxLeaps || uint64(l.pending.n) >= l.size
 	}
-	return (l.pending.first+l.phase)/l.size != (l.next+l.phase)/l.size
+	return len(l.pending.entered) >= maxEntered || (l.pending.first+l.phase)/l.size != (l.next+l.phase)/l.size
 }
 
 // cut makes a batch of what is pending.
 func (l *life) cut(encode func(batch.Ticks) []byte) {
-	if l.pending.n == 0 {
+	if l.pending.empty() {
 		return
 	}
-	b := &step{kind: toSend, first: l.pending.first, last: l.next - 1, payload: encode(batch.Ticks{Samples: l.pending.ticks(nil), Entered: l.pending.entered})}
+	b := &step{kind: toSend, first: l.pending.first, last: l.next - 1, payload: encode(l.pending.ticks())}
 	if !l.blind && l.meter.Totals.Next == l.next {
 		totals := l.meter.Totals
 		b.totals = &totals
@@ -184,7 +186,7 @@ func (l *life) end(at uint64, e usage.End, encode func(batch.Ticks) []byte) {
 		return
 	}
 	if e.Last.Seq >= l.next && e.Last.At != (usage.Time{}) {
-		l.tick(at, e.Last, nil, encode)
+		l.tick(at, e.Last, encode)
 	}
 	l.cut(encode)
 	if last := max(e.Final.Next, l.next, 1) - 1; last >= l.next {

@@ -12,11 +12,14 @@ import (
 type pending struct {
 	first   uint64 // the first tick that the batch will account for
 	n       int
-	coarse  bool // some stand for many
 	raw     []byte
 	prev    packed
 	entered []batch.Entered
+	leaps   []usage.Meter
 }
+
+// empty says whether there is no tick.
+func (p *pending) empty() bool { return p.n == 0 && len(p.leaps) == 0 }
 
 // packed is what the next tick is the difference to.
 type packed struct {
@@ -30,7 +33,7 @@ type packed struct {
 const maxEntered = 1000
 
 func (p *pending) reset() {
-	*p = pending{raw: p.raw[:0], entered: p.entered[:0]}
+	*p = pending{raw: p.raw[:0], entered: p.entered[:0], leaps: p.leaps[:0]}
 }
 
 func (p *pending) add(s usage.Sample) {
@@ -49,8 +52,13 @@ func (p *pending) add(s usage.Sample) {
 	p.prev.seq, p.prev.mono, p.prev.offset = s.Seq, s.At.Mono, offset
 }
 
-// ticks appends what was added to dst.
-func (p *pending) ticks(dst []usage.Sample) []usage.Sample {
+// ticks is what a batch of it has. It is good until the next change.
+func (p *pending) ticks() batch.Ticks {
+	return batch.Ticks{Samples: p.samples(), Entered: p.entered, Leaps: p.leaps}
+}
+
+func (p *pending) samples() []usage.Sample {
+	dst := make([]usage.Sample, 0, p.n)
 	raw, prev := p.raw, packed{}
 	number := func() int64 {
 		d, n := binary.Varint(raw)
