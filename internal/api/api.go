@@ -8,6 +8,7 @@ package api
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net/http"
 	"time"
@@ -15,7 +16,6 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/ledger"
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage/export"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm"
 )
 
@@ -38,8 +38,7 @@ type VMs interface {
 type Ledger interface {
 	Usage(ctx context.Context, q ledger.Query) (ledger.Answer, error)
 	Latest(vm string) (ledger.Now, bool)
-	Sealed() time.Time
-	Hours(ctx context.Context, from, to int64, f func(export.Row) error) error
+	Export(ctx context.Context, w io.Writer, format string, from, to time.Time) (sum string, err error)
 	Audit(ctx context.Context) (ledger.Audit, error)
 }
 
@@ -120,6 +119,7 @@ func New(cfg Config) (*API, error) {
 		stopping: a.stopping,
 	}
 	faults := &faults{vms: cfg.VMs, public: cfg.PublicPaths}
+	service.faults = faults
 	a.handler = a.edge(a.routes(service, rpcOptions(&interceptor{check: check, faults: faults})))
 	return a, nil
 }

@@ -22,6 +22,7 @@ const defaultShutdownTimeout = 30 * time.Second
 type service struct {
 	vms      VMs
 	ledger   Ledger // nil: there is none
+	faults   *faults
 	backend  string
 	caps     map[string]types.Capabilities
 	console  consoleOpener

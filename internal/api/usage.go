@@ -18,7 +18,7 @@ import (
 // GetUsage answers from metald's ledger.
 func (s *service) GetUsage(ctx context.Context, req *connect.Request[billing.GetUsageRequest]) (*connect.Response[billing.GetUsageResponse], error) {
 	if s.ledger == nil {
-		return nil, types.Errorf(types.KindUnavailable, "this metald does not meter usage")
+		return nil, errUnmetered
 	}
 	answer, err := s.ledger.Usage(ctx, queryFromProto(req.Msg))
 	if err != nil {
