@@ -153,24 +153,3 @@ func (c Counters) Since(from Counters) (since Counters, ok bool) {
 	}
 	return since, since.ReceivedBytes >= 0 && since.SentBytes >= 0 && since.ReceivedPackets >= 0 && since.SentPackets >= 0
 }
-
-// Index is the number that the kernel has for a network device: that of its counters in a dump. It changes when the
-// device is made anew.
-func Index(name string) (int, error) {
-	ifr, err := unix.NewIfreq(name)
-	if err != nil {
-		return 0, fmt.Errorf("%q: %w", name, ErrName)
-	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, os.NewSyscallError("socket", err)
-	}
-	defer unix.Close(fd)
-	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, ifr); err != nil {
-		if errors.Is(err, unix.ENODEV) {
-			return 0, fmt.Errorf("%s: %w", name, ErrAbsent)
-		}
-		return 0, fmt.Errorf("index of %s: %w", name, err)
-	}
-	return int(int32(ifr.Uint32())), nil
-}

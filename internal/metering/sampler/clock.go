@@ -2,7 +2,6 @@ package sampler
 
 import (
 	"context"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,18 +14,13 @@ type Clock interface {
 	Now() usage.Time
 	// Boottime is CLOCK_BOOTTIME in ns. It goes on while the host is suspended, and CLOCK_MONOTONIC does not.
 	Boottime() int64
-	// Wait waits until CLOCK_MONOTONIC is at ns; false if ctx ended before.
+	// Wait waits until CLOCK_MONOTONIC is at ns; false if ctx ended. It is called for one tick at a time, so it may be
+	// late to see that.
 	Wait(ctx context.Context, ns int64) bool
 }
 
-// hostClock is the clock of the host. Its timer belongs to one goroutine.
-type hostClock struct{ timer *time.Timer }
-
-func newHostClock() *hostClock {
-	c := &hostClock{timer: time.NewTimer(time.Hour)}
-	c.timer.Stop()
-	return c
-}
+// hostClock is the clock of the host.
+type hostClock struct{}
 
 // Both clocks are read one after the other: who is interrupted between the two would see a wall clock that was set.
 const (
@@ -34,7 +28,7 @@ const (
 	attempts = 5
 )
 
-func (c *hostClock) Now() usage.Time {
+func (hostClock) Now() usage.Time {
 	var best usage.Time
 	least := int64(1 << 62)
 	for range attempts {
@@ -49,17 +43,18 @@ func (c *hostClock) Now() usage.Time {
 	return best
 }
 
-func (c *hostClock) Boottime() int64 { return read(unix.CLOCK_BOOTTIME) }
+func (hostClock) Boottime() int64 { return read(unix.CLOCK_BOOTTIME) }
 
-func (c *hostClock) Wait(ctx context.Context, ns int64) bool {
-	c.timer.Reset(time.Duration(ns - read(unix.CLOCK_MONOTONIC)))
-	select {
-	case <-c.timer.C:
-		return true
-	case <-ctx.Done():
-		c.timer.Stop()
-		return false
+// Wait sleeps in the kernel: a timer of Go's would be seen by another thread first, which has no priority. It hears of
+// the end of ctx when it wakes.
+func (hostClock) Wait(ctx context.Context, ns int64) bool {
+	until := unix.NsecToTimespec(ns)
+	for ctx.Err() == nil {
+		if err := unix.ClockNanosleep(unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, &until, nil); err != unix.EINTR {
+			break
+		}
 	}
+	return ctx.Err() == nil
 }
 
 // read cannot fail for the clocks that every Linux has.

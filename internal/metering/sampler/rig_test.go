@@ -201,6 +201,12 @@ func (l *lines) String() string {
 // newRig starts a sampler over the log in dir, and with what the log knows.
 func newRig(t testing.TB, dir string, change func(*Config)) *rig {
 	t.Helper()
+	return prepareRig(t, dir, change, func(*Sampler) {})
+}
+
+// prepareRig is newRig, with something to do before the sampler runs.
+func prepareRig(t testing.TB, dir string, change func(*Config), prepare func(*Sampler)) *rig {
+	t.Helper()
 	r := &rig{t: t, dir: dir, logs: &lines{}}
 	before := replay(t, dir)
 	var err error
@@ -217,8 +223,9 @@ func newRig(t testing.TB, dir string, change func(*Config)) *rig {
 	if r.Sampler, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
+	prepare(r.Sampler)
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 2)
+	done := make(chan error, 1)
 	logCtx, endLog := context.WithCancel(context.Background())
 	logDone := make(chan error, 1)
 	go func() { logDone <- r.wal.Run(logCtx) }()
@@ -404,3 +411,75 @@ func (h *history) End(e usage.End) {
 func (h *history) Signed(record.Signature) {}
 
 func of(a usage.Amount, q usage.Quantity) uint64 { return a.Of[q].Lo }
+
+// clock is a clock that a test sets.
+type clock struct {
+	mu      sync.Mutex
+	now     usage.Time
+	asleep  int64 // what CLOCK_BOOTTIME is ahead
+	waited  bool
+	changed chan struct{}
+}
+
+func newClock(mono int64) *clock {
+	return &clock{now: usage.Time{Mono: mono, Wall: 1_790_000_000_000_000_000 + mono}, changed: make(chan struct{})}
+}
+
+func (c *clock) Now() usage.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) Boottime() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now.Mono + c.asleep
+}
+
+func (c *clock) Wait(ctx context.Context, ns int64) bool {
+	for {
+		c.mu.Lock()
+		there, changed := c.now.Mono >= ns, c.changed
+		c.waited = true
+		c.mu.Unlock()
+		if there {
+			return ctx.Err() == nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+func (c *clock) pass(d time.Duration) {
+	c.set(func() {
+		c.now.Mono += int64(d)
+		c.now.Wall += int64(d)
+	})
+}
+
+func (c *clock) set(change func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change()
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// ticking says that somebody waited for a tick.
+func (c *clock) ticking() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.waited
+}
+
+// pass lets time pass up to the next tick that comes, and waits for it.
+func (r *rig) pass(c *clock, d time.Duration) {
+	r.t.Helper()
+	was := r.Status().Ticks
+	c.pass(d)
+	eventually(r.t, "a tick", func() bool { return r.Status().Ticks > was })
+}

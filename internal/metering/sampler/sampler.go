@@ -44,7 +44,7 @@ func (c Config) withDefaults() Config {
 	c.Asks = cmp.Or(c.Asks, 100)
 	c.Logger = cmp.Or(c.Logger, slog.Default())
 	if c.Clock == nil {
-		c.Clock = newHostClock()
+		c.Clock = hostClock{}
 	}
 	return c
 }
@@ -90,7 +90,7 @@ func New(cfg Config) (*Sampler, error) {
 		epoch: cfg.LastEpoch, byVM: map[types.VMID]*life{}, broken: true,
 	}
 	s.enc.Found = s.doubt
-	s.sweep.byIndex, s.sweep.open, s.sweep.each = map[int]*tapState{}, openDumper, s.sweep.take
+	s.sweep.byIndex, s.sweep.each = map[int]*tapState{}, s.sweep.take
 	for _, a := range cfg.Open {
 		l := &life{life: a.Life, next: a.Meter.Totals.Next, state: a.Meter.State, waiting: true}
 		s.enc.Restore(record.OpenOf(a))

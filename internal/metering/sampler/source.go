@@ -48,7 +48,7 @@ func openSource(m types.Machine, spec types.Spec, epoch uint64, log *slog.Logger
 	from, h := m.Sources(), m.Handle()
 	c := &source{machine: m, process: h.Process, pid: from.PID, spec: spec, atHand: from.DisksAtHand, phase: epoch}
 	c.counter, _ = m.(counter)
-	c.taps = openTaps(from.Taps, spec, log)
+	c.taps = openTaps(from.Taps, spec)
 	byVMM := c.taps == nil && len(spec.Networks) > 0
 	c.asked = c.pid == 0 || byVMM || len(spec.Disks) > 0 && c.counter == nil
 	if err := c.open(); err != nil && !errors.Is(err, proc.ErrGone) {

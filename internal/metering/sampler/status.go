@@ -15,6 +15,10 @@ type Status struct {
 	Waiting     int // of earlier metalds, to be adopted or settled
 	PendingEnds int // that the log has not taken yet
 
+	// Realtime: ticks are taken by a thread that guests do not keep from a CPU. NotRealtime is why not.
+	Realtime    bool
+	NotRealtime error
+
 	Ticks   uint64 // taken
 	Late    uint64 // of them, those that came later than a fifth of the interval
 	Missed  uint64 // that did not come: nobody looked
@@ -84,6 +88,12 @@ func (t *stats) tick(late, took, interval int64) {
 		t.now.Late++
 	}
 	t.now.MaxLateness = max(t.now.MaxLateness, time.Duration(late))
+}
+
+func (t *stats) realtime(err error) {
+	t.mu.Lock()
+	t.now.Realtime, t.now.NotRealtime = err == nil, err
+	t.mu.Unlock()
 }
 
 func (t *stats) add(n *uint64, by uint64) {

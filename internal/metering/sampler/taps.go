@@ -20,12 +20,32 @@ type tapState struct {
 
 // dumper is tap.Dumper.
 type dumper interface {
+	Index(name string) (int, error)
 	Dump(each func(index int, c tap.Counters)) error
 	Close()
 }
 
-// openTaps finds the taps of a VM. It is nil where the VMM counts for all interfaces, and empty where nobody counts.
-func openTaps(from []types.TapSource, spec types.Spec, log *slog.Logger) []*tapState {
+// begin opens what taps are read by, in the network namespace of the calling thread.
+func (w *sweep) begin(log *slog.Logger) {
+	if w.dumper != nil {
+		return
+	}
+	d, err := tap.NewDumper()
+	if err != nil {
+		log.Error("taps cannot be read, and are not metered", "error", err)
+		return
+	}
+	w.dumper = d
+}
+
+func (w *sweep) end() {
+	if w.dumper != nil {
+		w.dumper.Close()
+	}
+}
+
+// openTaps are the taps of a VM. It is nil where the VMM counts for all interfaces, and empty where nobody counts.
+func openTaps(from []types.TapSource, spec types.Spec) []*tapState {
 	if len(from) == 0 {
 		return nil
 	}
@@ -34,42 +54,45 @@ func openTaps(from []types.TapSource, spec types.Spec, log *slog.Logger) []*tapS
 		return taps // a sum that lacks one is none
 	}
 	for _, t := range from {
-		index, err := tap.Index(t.Name)
-		if err != nil {
-			log.Warn("a tap is not metered until it is there", "tap", t.Name, "error", err)
-		}
-		taps = append(taps, &tapState{name: t.Name, index: index, from: tap.Counters(t.From)})
+		taps = append(taps, &tapState{name: t.Name, from: tap.Counters(t.From)})
 	}
 	return taps
 }
 
 // readTaps reads the counters of all taps.
 func (w *sweep) readTaps() error {
-	if len(w.byIndex) == 0 {
+	if len(w.byIndex) == 0 || w.dumper == nil {
 		return nil
-	}
-	if w.dumper == nil {
-		d, err := w.open()
-		if err != nil {
-			return err
-		}
-		w.dumper = d
 	}
 	return w.dumper.Dump(w.each)
 }
 
-// index makes the table of taps anew.
+// index makes the table of taps anew, after it has found those that are new.
 func (w *sweep) index() {
 	clear(w.byIndex)
 	for i := range w.work {
-		if c := w.work[i].source; c != nil {
-			for _, t := range c.taps {
-				if t.index != 0 {
-					w.byIndex[t.index] = t
-				}
+		for _, t := range w.work[i].source.taps {
+			if t.index == 0 {
+				w.find(t)
+			}
+			if t.index != 0 {
+				w.byIndex[t.index] = t
 			}
 		}
 	}
+}
+
+// find looks for a tap by its name. It returns whether it has another index than before: it was made anew.
+func (w *sweep) find(t *tapState) bool {
+	if w.dumper == nil {
+		return false
+	}
+	index, err := w.dumper.Index(t.name)
+	if err != nil && !errors.Is(err, tap.ErrAbsent) || index == t.index {
+		return false
+	}
+	t.index = index
+	return true
 }
 
 func (w *sweep) take(index int, c tap.Counters) {
@@ -95,19 +118,11 @@ func (w *sweep) netReading(c *source, r *usage.Reading) {
 	putNet(r, sum)
 }
 
-// seek looks again for taps that were not in the dump: they may have been made anew. found says that one has another
-// index now.
+// seek looks again for taps that were not in the dump. It returns whether one was found anew.
 func (w *sweep) seek(c *source) (found bool) {
 	for _, t := range c.taps {
-		if t.round == w.round {
-			continue
-		}
-		index, err := tap.Index(t.name)
-		if err != nil && !errors.Is(err, tap.ErrAbsent) {
-			continue
-		}
-		if index != t.index {
-			t.index, found = index, true
+		if t.round != w.round {
+			found = w.find(t) || found
 		}
 	}
 	return found

@@ -15,7 +15,6 @@ type sweep struct {
 	work    []work // in the order of lives, those without a source left out
 	byIndex map[int]*tapState
 	dumper  dumper
-	open    func() (dumper, error)
 	each    func(int, tap.Counters)
 	turn    int   // who is asked first
 	retap   bool  // the table of taps is to be made anew
@@ -30,8 +29,6 @@ type work struct {
 	reading usage.Reading
 	want    bool
 }
-
-func openDumper() (dumper, error) { return tap.NewDumper() }
 
 // tick takes one tick, which was due at the time due, after others that did not come.
 func (s *Sampler) tick(due int64, missed uint64) {
