@@ -90,15 +90,10 @@ func zero(f File, from, to int) error {
 		return nil
 	}
 	zeros := make([]byte, min(to-from, fillStep))
-	for from < to {
-		n, err := f.WriteAt(zeros[:min(to-from, len(zeros))], int64(from))
-		if err != nil {
+	for ; from < to; from += len(zeros) {
+		if err := writeAll(f, zeros[:min(to-from, len(zeros))], int64(from)); err != nil {
 			return err
 		}
-		if n == 0 {
-			return errors.New("nothing written")
-		}
-		from += n
 	}
 	return nil
 }
