@@ -191,14 +191,21 @@ func (l *Log) truncate(seq uint64) error {
 	return err
 }
 
-// spent is the number whose acknowledgement makes a segment useless. The caller holds mu.
+// spent is the number whose acknowledgement makes a segment useless. Final records go with the segment that others of
+// their numbers would be in. The caller holds mu.
 func (l *Log) spent(i int) uint64 {
 	s := l.segments[i]
-	if s.finals && !s.growing {
-		return s.through
-	}
-	if s.finals || i >= newest(l.segments) {
+	if s.growing || i == newest(l.segments) {
 		return ^uint64(0)
 	}
-	return limit(l.segments, i)
+	if !s.finals {
+		return limit(l.segments, i)
+	}
+	best := ^uint64(0)
+	for k := range newest(l.segments) {
+		if last := limit(l.segments, k); !l.segments[k].finals && last >= s.through {
+			best = min(best, last)
+		}
+	}
+	return best
 }

@@ -95,6 +95,16 @@ func (l *Log) replace(s segment) {
 // compact writes the coarser segment, and gives it the name of the one that it replaces. Who has that one open can
 // read it to its end.
 func (l *Log) compact(segments []segment, i int) (segment, error) {
+	old := segments[i]
+	now, err := readSegment(l.dir, old.name())
+	switch {
+	case errors.Is(err, errHeader):
+		return segment{}, errors.Join(errThinner, err)
+	case err != nil:
+		return segment{}, err
+	case now.level > old.level: // an attempt before came so far
+		return now, l.dir.Sync()
+	}
 	c := newCoarse(l.dir, segments, i)
 	if err := l.opt.Thin(c.level, c.entries, c.emit); err != nil {
 		return segment{}, errors.Join(errThinner, err)

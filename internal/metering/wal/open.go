@@ -59,7 +59,7 @@ func OpenDir(dir Dir, opt Options) (*Log, error) {
 		l.acks.close()
 		return nil, err
 	}
-	l.status.ReserveErr = makeReserve(dir, opt.ReserveBytes)
+	l.status.ReserveErr = haveReserve(dir, opt.ReserveBytes)
 	if acked := l.acks.get(); acked > 0 && l.acks.again() == nil {
 		l.truncate(acked) // what can't be removed is for the next Ack
 	}

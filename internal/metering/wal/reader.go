@@ -42,15 +42,13 @@ func (l *Log) NewReader(after uint64) *Reader {
 }
 
 func newReader(src source, after uint64) *Reader {
-	r := &Reader{src: src, after: after}
+	r := &Reader{src: src, after: after, pos: after}
 	segments, _, _, _ := src.look()
 	for i := range segments {
 		if !segments[i].finals && segments[i].first <= after+1 && (limit(segments, i) > after || i == newest(segments)) {
 			r.enter(segments[i])
+			r.pos, r.last, r.linked = segments[i].first-1, segments[i].prev, true
 		}
-	}
-	if !r.loaded {
-		r.pos = after
 	}
 	return r
 }
@@ -141,12 +139,6 @@ func (r *Reader) enter(s segment) {
 	r.Close()
 	r.loaded, r.number, r.level, r.salt, r.off = true, s.number, s.level, s.salt, firstFrame
 	r.frames, r.fixed, r.sealed, r.end = nil, nil, s.sealed, s.last
-	if r.pos == 0 {
-		r.pos, r.last, r.linked = s.first-1, s.prev, true
-		if r.pos > r.after {
-			r.pos, r.linked = r.after, false
-		}
-	}
 	file, err := r.src.open(s.name())
 	if err != nil {
 		return
