@@ -112,6 +112,13 @@ type segment struct {
 	bad       bool   // can't be made coarser
 }
 
+// Head returns the number and the hash of the last durable record that there is.
+func (l *Log) Head() (seq uint64, hash Hash) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.headAt, l.head
+}
+
 // Recovery is what Open found.
 func (l *Log) Recovery() Recovery { return l.start }
 
