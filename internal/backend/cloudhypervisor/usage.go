@@ -2,6 +2,7 @@ package cloudhypervisor
 
 import (
 	"context"
+	"errors"
 	"math"
 	"sync"
 	"time"
@@ -12,6 +13,9 @@ import (
 
 // lastTimeout bounds the wait for a last reading of a VM that is to be ended.
 const lastTimeout = 250 * time.Millisecond
+
+// errFell says that the counters are another guest's.
+var errFell = errors.New("the counters fell")
 
 // meter keeps the counters of a machine.
 type meter struct {
@@ -93,6 +97,7 @@ func (m *machine) count(ctx context.Context) error {
 	}
 	if !m.meter.take(now) {
 		m.endGuest(func(s *status) { s.reset = true })
+		return errFell
 	}
 	return nil
 }

@@ -56,6 +56,11 @@ func (m *machine) lastDisks() map[string]types.DiskUsage {
 	if !started {
 		return tally.NoDisks(m.spec.Disks)
 	}
+	// After a fault of its own Firecracker tries to write a last line, and says not whether it did.
+	status, known := m.process.Status()
+	if wrote := known && status.Exited() && status.ExitStatus() == 0; !wrote && !m.meter.flushed.Load() {
+		return nil
+	}
 	if t := m.meter.collector.Totals(); !t.Ended || t.Partial || t.InGap || len(t.Gaps) > 0 {
 		return nil
 	}
