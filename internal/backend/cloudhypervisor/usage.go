@@ -2,6 +2,7 @@ package cloudhypervisor
 
 import (
 	"context"
+	"errors"
 	"math"
 	"sync"
 	"time"
@@ -12,6 +13,9 @@ import (
 
 // lastTimeout bounds the wait for a last reading of a VM that is to be ended.
 const lastTimeout = 250 * time.Millisecond
+
+// errFell says that the counters are another guest's.
+var errFell = errors.New("the counters fell")
 
 // meter keeps the counters of a machine.
 type meter struct {
@@ -93,6 +97,7 @@ func (m *machine) count(ctx context.Context) error {
 	}
 	if !m.meter.take(now) {
 		m.endGuest(func(s *status) { s.reset = true })
+		return errFell
 	}
 	return nil
 }
@@ -136,12 +141,18 @@ func (m *machine) Usage(ctx context.Context) (types.Usage, error) {
 func (m *machine) lastWord(ctx context.Context) (types.Usage, error) {
 	select {
 	case <-m.exited:
-		return tally.Copy(m.now().used), nil
-	case <-m.released:
-		return types.Usage{}, types.Errorf(types.KindUnavailable, "VM %s: %w", m.handle.VM, types.ErrGone)
+	case <-m.finished: // ended, or released
 	case <-ctx.Done():
+	}
+	select {
+	case <-m.exited:
+		return tally.Copy(m.now().used), nil
+	default:
+	}
+	if ctx.Err() != nil {
 		return types.Usage{}, m.unavailable(ctx, context.Cause(ctx))
 	}
+	return types.Usage{}, types.Errorf(types.KindUnavailable, "VM %s: %w", m.handle.VM, types.ErrGone)
 }
 
 // total is what the incarnation used in all, after its end. Its cgroup and its taps are there still.

@@ -97,3 +97,20 @@ func TestTemplatesStayWhatTheyAre(t *testing.T) {
 		}
 	})
 }
+
+// What was there before is somebody else's, and stays.
+func TestARootThatIsThereStays(t *testing.T) {
+	r := onStub(t, true)
+	req := r.request("taken", r.spec())
+	req.RootDir = filepath.Join(r.dir, "root-of-another")
+	must(t, os.Mkdir(req.RootDir, 0o700))
+	if _, err := r.backend.Create(t.Context(), req); err == nil {
+		t.Error("it was made in what is another's")
+	}
+	if _, err := os.Stat(req.RootDir); err != nil {
+		t.Errorf("what was there is gone: %v", err)
+	}
+	if _, err := os.Stat(req.RunDir); !os.IsNotExist(err) {
+		t.Errorf("the run directory is left: %v", err)
+	}
+}

@@ -58,6 +58,12 @@ func TestATapIsLent(t *testing.T) {
 
 	must(t, v.Destroy(t.Context()))
 	wantTapOf(t, name, 0)
+	if u := v.used(); len(u.Networks) != 1 {
+		t.Errorf("in all the networks are %+v", u.Networks)
+	}
+	if last := backendtest.Reap(t, r.backend, v.Handle()); len(last.Networks) != 1 {
+		t.Errorf("to who reaps it the networks are %+v", last.Networks)
+	}
 	must(t, r.create("again", spec).Destroy(t.Context()))
 }
 

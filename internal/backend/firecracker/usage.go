@@ -31,14 +31,20 @@ func (m *machine) Usage(ctx context.Context) (types.Usage, error) {
 func (m *machine) lastWord(ctx context.Context) (types.Usage, error) {
 	select {
 	case <-m.exited:
+	case <-m.finished: // ended, or released
+	case <-ctx.Done():
+	}
+	select {
+	case <-m.exited:
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		return tally.Copy(m.used), nil
-	case <-m.released:
-		return types.Usage{}, types.Errorf(types.KindUnavailable, "VM %s: %w", m.handle.VM, types.ErrGone)
-	case <-ctx.Done():
+	default:
+	}
+	if ctx.Err() != nil {
 		return types.Usage{}, m.unavailable(ctx, context.Cause(ctx))
 	}
+	return types.Usage{}, types.Errorf(types.KindUnavailable, "VM %s: %w", m.handle.VM, types.ErrGone)
 }
 
 // total is what the incarnation used in all, after its end. Its cgroup and its taps are there still.
@@ -55,6 +61,11 @@ func (m *machine) lastDisks() map[string]types.DiskUsage {
 	m.mu.Unlock()
 	if !started {
 		return tally.NoDisks(m.spec.Disks)
+	}
+	// After a fault of its own Firecracker tries to write a last line, and says not whether it did.
+	status, known := m.process.Status()
+	if wrote := known && status.Exited() && status.ExitStatus() == 0; !wrote && !m.meter.flushed.Load() {
+		return nil
 	}
 	if t := m.meter.collector.Totals(); !t.Ended || t.Partial || t.InGap || len(t.Gaps) > 0 {
 		return nil

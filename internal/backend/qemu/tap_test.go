@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"testing"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/tally"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
@@ -57,6 +58,12 @@ func TestTapOfAVM(t *testing.T) {
 			t.Errorf("usage %+v", u.Networks)
 		}
 		must(t, v.Destroy(t.Context()))
+		if n, known := v.used().Networks["lan"]; !known || n.SentBytes < u.Networks["lan"].SentBytes {
+			t.Errorf("in all %+v, and %+v was seen", n, u.Networks["lan"])
+		}
+		if last := backendtest.Reap(t, r.backend, v.Handle()); len(last.Networks) != 1 {
+			t.Errorf("to who reaps it the networks are %+v", last.Networks)
+		}
 		eventually(t, "the tap is free", func() bool {
 			f, err := openTap(tapField, tap)
 			if err == nil {

@@ -43,14 +43,20 @@ func (m *machine) Usage(ctx context.Context) (types.Usage, error) {
 func (m *machine) lastWord(ctx context.Context) (types.Usage, error) {
 	select {
 	case <-m.exited:
+	case <-m.finished: // ended, or released
+	case <-ctx.Done():
+	}
+	select {
+	case <-m.exited:
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		return tally.Copy(m.used), nil
-	case <-m.released:
-		return types.Usage{}, types.Errorf(types.KindUnavailable, "VM %s: %w", m.handle.VM, types.ErrGone)
-	case <-ctx.Done():
+	default:
+	}
+	if ctx.Err() != nil {
 		return types.Usage{}, m.unavailable(ctx, context.Cause(ctx))
 	}
+	return types.Usage{}, types.Errorf(types.KindUnavailable, "VM %s: %w", m.handle.VM, types.ErrGone)
 }
 
 // Sources are the process and its taps.
