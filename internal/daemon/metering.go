@@ -13,6 +13,7 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/boot"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/ledger"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/record"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/record/thin"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/sampler"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/shipper"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
@@ -20,12 +21,8 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm"
 )
 
-// Where metering keeps what it keeps, in the state directory.
-const (
-	walDir      = "wal"
-	ledgerFile  = "ledger.db"
-	shipperFile = "shipped.db"
-)
+// shippedPath is the file of what billaged has acknowledged.
+func shippedPath(cfg config.Config) string { return filepath.Join(cfg.StateDir, "usage.shipped") }
 
 // metering is what usage goes through: the log, who writes it and who reads it.
 type metering struct {
@@ -52,7 +49,7 @@ func openMetering(ctx context.Context, cfg config.Config, log *slog.Logger) (m *
 	}
 	tell(log, m.log.Recovery())
 	m.ledger, err = ledger.Open(ctx, ledger.Config{
-		Path: filepath.Join(cfg.StateDir, ledgerFile), Log: m.log, Logger: log, Retention: cfg.WALRetention,
+		Path: ledgerPath(cfg), Log: m.log, Logger: log, Retention: cfg.WALRetention,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("the ledger of usage: %w", err), m.log.Close())
@@ -62,7 +59,7 @@ func openMetering(ctx context.Context, cfg config.Config, log *slog.Logger) (m *
 	})
 	if err == nil && cfg.BillingEndpoint != "" {
 		m.shipper, err = shipper.New(shipper.Config{
-			URL: cfg.BillingEndpoint, InstanceID: m.host, Log: unacked{m.log}, Path: filepath.Join(cfg.StateDir, shipperFile),
+			URL: cfg.BillingEndpoint, InstanceID: m.host, Log: unacked{m.log}, Path: shippedPath(cfg),
 			Accounts: m.sampler.Accounts, Signed: m.signed, Logger: log,
 		})
 	}
@@ -79,8 +76,8 @@ const (
 )
 
 func openWAL(cfg config.Config, host string) (*wal.Log, error) {
-	log, err := wal.Open(filepath.Join(cfg.StateDir, walDir), wal.Options{
-		SegmentBytes: max(leastSegment, cfg.MaxVMs*perVM), QuotaBytes: int64(cfg.WALQuotaBytes), Label: []byte(host),
+	log, err := wal.Open(logDir(cfg), wal.Options{
+		SegmentBytes: max(leastSegment, cfg.MaxVMs*perVM), QuotaBytes: int64(cfg.WALQuotaBytes), Label: []byte(host), Thin: thin.Records,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("the log of usage: %w", err)

@@ -242,8 +242,11 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// auditPasses has metald stopped, its log verified and its ledger made anew.
+// auditPasses verifies the log, and makes the ledger anew of it to compare them: while metald runs, and when it does not.
 func auditPasses(t *testing.T, d *harness.Daemon) {
 	t.Helper()
+	d.Metald(t, "usage", "audit")
 	d.Stop(t)
+	d.Metald(t, "usage", "audit")
+	d.Metald(t, "wal", "verify", filepath.Join(d.StateDir, "usage.wal"))
 }
