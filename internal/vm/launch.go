@@ -38,10 +38,14 @@ func (e *entry) launch(ctx context.Context, f files) (types.Machine, error) {
 		Commit: func(h types.Handle) error {
 			defer next()
 			e.rec.Handle = &h
+			if err := e.save(); err != nil {
+				return err
+			}
+			// After the record: a VMM that never was anybody's has no life.
 			if err := m.cfg.Metering.Begin(h, e.rec.Spec, e.rec.Tenant); err != nil {
 				return types.Errorf(types.KindUnavailable, "VM %s cannot be metered, so it is not started: %w", e.id, err)
 			}
-			return e.save()
+			return nil
 		},
 	})
 	if err != nil {
