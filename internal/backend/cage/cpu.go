@@ -27,7 +27,7 @@ func (c *Cage) CPU(parent, name string) (used time.Duration, known bool) {
 
 // Lead is how far the CPU clock of a VMM that lives is ahead of its cgroup, which does not count what the start gate used
 // before it had joined it (version 1), or counts in microseconds (version 2). It stays the same. Where the VMM runs
-// meanwhile it is found to be less, by some microseconds.
+// meanwhile it is found to be less, by some microseconds; one that was just made waits for its guest.
 func (c *Cage) Lead(pid int, parent, name string) time.Duration {
 	var lead time.Duration
 	closest := time.Hour
@@ -40,6 +40,9 @@ func (c *Cage) Lead(pid int, parent, name string) time.Duration {
 		}
 		if ran := after - before; ran < closest {
 			closest, lead = ran, max(0, before-counted)
+		}
+		if closest == 0 {
+			break
 		}
 	}
 	return lead

@@ -89,8 +89,11 @@ type private struct {
 	Group   *group      `json:"group,omitempty"` // nil for a VMM without limits
 	Lent    []jail.Loan `json:"lent,omitempty"`  // files that were given to the VM's user
 	Mounted bool        `json:"mounted,omitempty"`
-	Taps    tally.Taps  `json:"taps,omitempty"`
-	Version string      `json:"version"` // of Cloud Hypervisor, before anybody asked it
+	// Lead is how far the CPU clock is ahead of the cgroup, see cage.Lead; 0 where that is not known yet. It is measured
+	// when the VMM is there, after Commit, and saved with what the handle is by then.
+	Lead    time.Duration `json:"lead,omitempty"`
+	Taps    tally.Taps    `json:"taps,omitempty"`
+	Version string        `json:"version"` // of Cloud Hypervisor, before anybody asked it
 }
 
 // group is what finds a cgroup again, whatever the configuration says by then.
@@ -126,7 +129,7 @@ func (b *Backend) Reap(ctx context.Context, h types.Handle) (types.Usage, error)
 		return types.Usage{}, fmt.Errorf("reap Cloud Hypervisor of VM %s: %w", h.VM, err)
 	}
 	home := home{cage: b.cage, runDir: h.RunDir, private: p}
-	last.CPUTime = home.finalCPU(last.CPUTime, 0)
+	last.CPUTime = home.finalCPU(last.CPUTime)
 	return last, home.remove(ctx)
 }
 

@@ -191,6 +191,7 @@ func (l *launch) start(ctx context.Context) (_ *machine, err error) {
 		return nil, err
 	}
 	m.root, l.root = l.root, nil
+	m.compare()
 	m.begin()
 	return m, nil
 }

@@ -39,7 +39,6 @@ type machine struct {
 	watch   console.Watch
 	words   console.LastWords
 	meter   meter
-	lead    time.Duration // see home.lead; of an adopted machine
 
 	life   context.Context // of what run has under way
 	unlife context.CancelFunc

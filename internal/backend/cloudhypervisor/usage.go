@@ -155,9 +155,15 @@ func (m *machine) lastWord(ctx context.Context) (types.Usage, error) {
 	return types.Usage{}, types.Errorf(types.KindUnavailable, "VM %s: %w", m.handle.VM, types.ErrGone)
 }
 
+// compare has the handle say how far the VMM's CPU clock is ahead of its cgroup: who reaps it has the cgroup alone.
+func (m *machine) compare() {
+	m.home.compare(m.handle.Process.PID)
+	m.handle.Private = m.home.private.encode()
+}
+
 // total is what the incarnation used in all, after its end. Its cgroup and its taps are there still.
 func (m *machine) total() types.Usage {
-	u := types.Usage{At: time.Now(), CPUTime: m.home.finalCPU(tally.Clock(m.process), m.lead), Networks: m.home.private.Taps.Used()}
+	u := types.Usage{At: time.Now(), CPUTime: m.home.finalCPU(tally.Clock(m.process)), Networks: m.home.private.Taps.Used()}
 	switch s := m.now(); {
 	case !s.started && !s.ran:
 		u.Disks = tally.NoDisks(m.spec.Disks)

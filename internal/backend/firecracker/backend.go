@@ -101,7 +101,10 @@ type private struct {
 	Root     string      `json:"root,omitempty"` // where such a VMM runs; "" is in its run directory
 	Lent     []jail.Loan `json:"lent,omitempty"` // files that were given to the VM's user
 	LentTaps []tapLoan   `json:"lentTaps,omitempty"`
-	Taps     tally.Taps  `json:"taps,omitempty"`
+	// Lead is how far the CPU clock is ahead of the cgroup, see cage.Lead; 0 where that is not known yet. It is measured
+	// when the VMM is there, after Commit, and saved with what the handle is by then.
+	Lead time.Duration `json:"lead,omitempty"`
+	Taps tally.Taps    `json:"taps,omitempty"`
 }
 
 // tapLoan is a tap that is the VM's user's, and whose it was.
@@ -145,6 +148,6 @@ func (b *Backend) Reap(ctx context.Context, h types.Handle) (types.Usage, error)
 		return types.Usage{}, fmt.Errorf("reap Firecracker of VM %s: %w", h.VM, err)
 	}
 	home := home{cage: b.cage, runDir: h.RunDir, private: p}
-	last.CPUTime = home.finalCPU(last.CPUTime, 0)
+	last.CPUTime = home.finalCPU(last.CPUTime)
 	return last, home.remove(ctx)
 }

@@ -56,19 +56,18 @@ func (h home) remove(ctx context.Context) error {
 }
 
 // finalCPU is what a VMM that has ended used: see cage.FinalCPU.
-func (h home) finalCPU(clock *time.Duration, lead time.Duration) *time.Duration {
+func (h home) finalCPU(clock *time.Duration) *time.Duration {
 	if h.private.Jail == nil {
 		return clock
 	}
-	return h.cage.FinalCPU(clock, h.private.Jail.Cgroup, h.private.Jail.ID, lead)
+	return h.cage.FinalCPU(clock, h.private.Jail.Cgroup, h.private.Jail.ID, h.private.Lead)
 }
 
-// lead is how far the VMM's CPU clock is ahead of its cgroup.
-func (h home) lead(pid int) time.Duration {
-	if h.private.Jail == nil {
-		return 0
+// compare finds out how far the clock of a VMM is ahead of its cgroup, where that is not known yet.
+func (h *home) compare(pid int) {
+	if h.private.Jail != nil && h.private.Lead == 0 {
+		h.private.Lead = h.cage.Lead(pid, h.private.Jail.Cgroup, h.private.Jail.ID)
 	}
-	return h.cage.Lead(pid, h.private.Jail.Cgroup, h.private.Jail.ID)
 }
 
 func (h home) removeGroup(ctx context.Context) error {

@@ -230,6 +230,7 @@ func (l *launch) start(ctx context.Context) (_ *machine, err error) {
 		return nil, err
 	}
 	m.jail, l.jail = l.jail, nil
+	m.compare()
 	go m.run()
 	return m, nil
 }

@@ -44,9 +44,7 @@ type Backend interface {
 	// It is for machines that cannot be adopted or were never finished.
 	//
 	// What can still be known of what it used in all is returned, with an error too; what cannot is nil. The first call
-	// takes away where it is read, so a later one may know less. Where the CPU time is that of a cgroup of version 1 it
-	// lacks what the start gate used before it had joined, a millisecond or so: the larger of it and what was read
-	// before is right.
+	// takes away where it is read, so that a later one may know less.
 	Reap(ctx context.Context, h Handle) (Usage, error)
 
 	// Sweep removes what machines of an earlier metald left outside of their run directories, but for those whose
