@@ -96,9 +96,9 @@ func (l *Log) replace(s segment) {
 // read it to its end.
 func (l *Log) compact(segments []segment, i int) (segment, error) {
 	old := segments[i]
-	now, err := readSegment(l.dir, old.name())
+	now, err := readSegment(l.dir, old.number)
 	switch {
-	case errors.Is(err, errHeader):
+	case errors.Is(err, errHeader), errors.Is(err, errForeign):
 		return segment{}, errors.Join(errThinner, err)
 	case err != nil:
 		return segment{}, err

@@ -52,7 +52,7 @@ func (f files) segments() []string {
 func filed(t testing.TB, n int) (f files, earlier []files, heads []Trusted) {
 	t.Helper()
 	d := newDisk()
-	l, err := OpenDir(d, small)
+	l, err := OpenDir(d, tiny)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,6 +74,7 @@ func filed(t testing.TB, n int) (f files, earlier []files, heads []Trusted) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
+	t.Logf("%d records in %d segments", n, len(d.files().segments()))
 	return d.files(), earlier, heads
 }
 

@@ -37,7 +37,10 @@ const (
 	flagFinals = 1
 )
 
-var errHeader = errors.New("no whole header")
+var (
+	errHeader  = errors.New("no whole header")
+	errForeign = errors.New("the header is another segment's")
+)
 
 type header struct {
 	level  int
@@ -82,18 +85,25 @@ func (h header) encode(b []byte) {
 	binary.LittleEndian.PutUint32(b[headerSize-4:], crc32.Checksum(b[:headerSize-4], castagnoli()))
 }
 
-// readHeader reads whichever copy is whole.
-func readHeader(f File) (header, error) {
+// readHeader reads whichever copy is whole and is of the segment with the number. If there is only another one's, that
+// is errForeign.
+func readHeader(f File, number uint64) (header, error) {
 	var b [headerSize]byte
+	none := errHeader
 	for _, at := range []int64{0, secondCopy} {
 		if _, err := f.ReadAt(b[:], at); err != nil {
 			continue // the other copy may be readable
 		}
-		if h, err := decodeHeader(b[:]); err == nil || !errors.Is(err, errHeader) {
+		h, err := decodeHeader(b[:])
+		switch {
+		case errors.Is(err, errHeader):
+		case err == nil && h.number != number:
+			none = errForeign
+		default:
 			return h, err
 		}
 	}
-	return header{}, errHeader
+	return header{}, none
 }
 
 func decodeHeader(b []byte) (header, error) {

@@ -3,8 +3,8 @@ package wal
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -101,20 +101,22 @@ func readSegments(dir Dir) (segments []segment, unreadable []string, err error) 
 		return nil, nil, err
 	}
 	for _, name := range names {
-		base, ok := strings.CutSuffix(name, suffix)
-		number, err := strconv.ParseUint(base, 16, 64)
-		if !ok || err != nil || name != segmentName(number) {
+		number := segmentNumber(name)
+		if number == 0 || name != segmentName(number) {
 			continue
 		}
-		s, err := readSegment(dir, name)
-		if errors.Is(err, errHeader) || err == nil && s.number != number {
+		s, err := readSegment(dir, number)
+		if errors.Is(err, errHeader) || errors.Is(err, errForeign) {
 			unreadable = append(unreadable, name)
-			if err == nil {
-				continue
-			}
-			if s, err = salvage(dir, name, number); errors.Is(err, errHeader) {
-				continue
-			}
+		}
+		if errors.Is(err, errHeader) {
+			s, err = salvage(dir, number)
+		}
+		if errors.Is(err, errHeader) || errors.Is(err, errForeign) {
+			continue
+		}
+		if errors.Is(err, os.ErrNotExist) {
+			continue // removed meanwhile, by who writes the log
 		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", name, err)
@@ -131,13 +133,13 @@ func readSegments(dir Dir) (segments []segment, unreadable []string, err error) 
 	return segments, unreadable, nil
 }
 
-func readSegment(dir Dir, name string) (segment, error) {
-	f, err := dir.Open(name)
+func readSegment(dir Dir, number uint64) (segment, error) {
+	f, err := dir.Open(segmentName(number))
 	if err != nil {
 		return segment{}, err
 	}
 	defer f.Close()
-	h, err := readHeader(f)
+	h, err := readHeader(f, number)
 	if err != nil {
 		return segment{}, err
 	}

@@ -144,7 +144,7 @@ func (r *Reader) enter(s segment) {
 		return
 	}
 	r.file = file
-	if h, err := readHeader(file); err == nil && h.number == s.number { // it may have been made coarser since
+	if h, err := readHeader(file, s.number); err == nil { // it may have been made coarser since
 		r.level, r.salt, r.sealed, r.end = h.level, h.salt, h.sealed, h.last
 	}
 }

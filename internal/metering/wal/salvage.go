@@ -6,8 +6,8 @@ import (
 
 // salvage reads a segment both of whose headers are gone. The salt is in the checksum of each frame, so one frame gives
 // it and another one has to agree; the rest is in the frames. What can't be told apart like this is errHeader.
-func salvage(dir Dir, name string, number uint64) (segment, error) {
-	f, err := dir.Open(name)
+func salvage(dir Dir, number uint64) (segment, error) {
+	f, err := dir.Open(segmentName(number))
 	if err != nil {
 		return segment{}, err
 	}

@@ -174,7 +174,7 @@ func TestForgeries(t *testing.T) {
 func TestAckRolledBack(t *testing.T) {
 	f, _, _ := filed(t, 400)
 	d := f.disk()
-	l, err := OpenDir(d, small)
+	l, err := OpenDir(d, tiny)
 	if err != nil {
 		t.Fatal(err)
 	}
