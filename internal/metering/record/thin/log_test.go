@@ -321,12 +321,12 @@ func segments(t *testing.T, dir string) []string {
 // has what was used.
 func TestADamagedLogSaysNothingWrong(t *testing.T) {
 	if testing.Short() {
-		t.Skip("writes 12 logs")
+		t.Skip("writes 8 logs")
 	}
 	whole, h := t.TempDir(), newHost(t)
 	opt := wal.Options{SegmentBytes: 256 << 10}
-	h.run(whole, opt, func(context.Context) { h.live(700) })
-	for round := range 12 {
+	h.run(whole, opt, func(context.Context) { h.live(400) })
+	for round := range 8 {
 		dir := t.TempDir()
 		if err := os.CopyFS(dir, os.DirFS(whole)); err != nil {
 			t.Fatal(err)
