@@ -15,7 +15,7 @@ type feed struct {
 	taken   chan struct{}
 	done    chan struct{} // closed when nothing comes any more
 	stop    func()        // and wait
-	ended   bool   // nothing comes any more
+	ended   bool          // nothing comes any more
 }
 
 type fed struct {
