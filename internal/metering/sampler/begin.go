@@ -135,15 +135,19 @@ func (s *Sampler) enter(l *life, at usage.Time, state usage.State) {
 // adoptTimeout bounds the first reading of a VMM that no log knows.
 const adoptTimeout = time.Second
 
-// Adopt goes on with the life that an earlier metald began of the machine. Where there is none, one begins with what is
-// read now: what it used before is not known to anybody.
+// Adopt goes on with the life that an earlier metald began of the machine. Where there is none, one begins: at zero
+// where the guest never ran, else with what is read now, because what it used before is not known to anybody.
 func (s *Sampler) Adopt(m types.Machine, spec types.Spec, tenant string, state usage.State) error {
 	h := m.Handle()
 	s.mu.Lock()
 	l := s.find(h)
 	s.mu.Unlock()
 	var seen usage.Reading
-	if l == nil {
+	switch {
+	case l != nil:
+	case state == usage.Created: // its life began, and metald ended before the log had that
+		seen = fromZero()
+	default:
 		seen = s.baseline(m, spec)
 	}
 	s.mu.Lock()
