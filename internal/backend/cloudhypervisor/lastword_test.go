@@ -40,8 +40,9 @@ func TestWhatAGuestWroteToTheEnd(t *testing.T) {
 			t.Errorf("the guest wrote %d bytes, and the disk has %+v", bytes, d)
 		}
 
-		v = r.running("off", "metald.write=4194321", "metald.exit=poweroff", "metald.after=300ms")
+		v = r.boot("off", "metald.write=4194321")
 		v.wantWritten(bytes)
+		must(t, v.Shutdown(t.Context()))
 		v.wantExit(types.ReasonGuestShutdown)
 		if u := v.used(); u.Disks != nil {
 			t.Errorf("the disks are %+v, which may not be all", u.Disks)

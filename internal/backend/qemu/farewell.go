@@ -61,22 +61,12 @@ func (m *machine) guestEnded() {
 	m.overdue = time.AfterFunc(leaveTimeout, func() { _ = m.process.Signal(syscall.SIGKILL) })
 }
 
-// awaitReading waits a little for the reply to what leave asked.
+// awaitReading waits a little until QEMU has answered what leave asked: it answers in order, so a further question has
+// its answer after that.
 func (m *machine) awaitReading(ctx context.Context) {
-	timer := time.NewTimer(lastTimeout)
-	defer timer.Stop()
-	m.mu.Lock()
-	counted := m.last.counted
-	m.mu.Unlock()
-	select {
-	case reply, ok := <-counted:
-		if ok {
-			counted <- reply // it has room for one, and is read again at the end
-		}
-	case <-m.exited:
-	case <-timer.C:
-	case <-ctx.Done():
-	}
+	ctx, cancel := context.WithTimeout(ctx, lastTimeout)
+	defer cancel()
+	_, _ = m.control.do(ctx, "query-status", nil)
 }
 
 // total is what the incarnation used in all, after its end.

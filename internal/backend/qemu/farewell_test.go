@@ -137,6 +137,8 @@ func TestAGuestThatEndedWhileNoMetaldWasThere(t *testing.T) {
 			status, err := queryStatus(t.Context(), asks.doer(v.req.RunDir))
 			return err == nil && status == "shutdown"
 		})
+		waits, err := asks.disks(t.Context(), v.req.RunDir, v.req.Spec.Disks)
+		must(t, err)
 		asks.close()
 		m, err := r.another().Adopt(t.Context(), types.AdoptRequest{Handle: v.Handle(), Spec: v.req.Spec, Console: v.screen})
 		must(t, err)
@@ -145,7 +147,11 @@ func TestAGuestThatEndedWhileNoMetaldWasThere(t *testing.T) {
 		adopted.want(lifecycle.Shutdown)
 		must(t, adopted.Destroy(t.Context())) // as the manager does
 		adopted.wantExit(types.ReasonUnobserved, 0)
-		r.wantWrites(t, adopted.used())
+		u := adopted.used()
+		r.wantWrites(t, u)
+		if !reflect.DeepEqual(u.Disks, waits) {
+			t.Errorf("the disks were at %+v when the guest had ended, and in the last reading at %+v", waits, u.Disks)
+		}
 		adopted.wantGone()
 	})
 }

@@ -149,6 +149,7 @@ func (m *machine) Handle() types.Handle { return m.handle }
 func (m *machine) Boot(ctx context.Context) error {
 	m.mu.Lock()
 	m.resumed, m.begun = false, true
+	m.last = farewell{} // of an end that did not come
 	m.mu.Unlock()
 	err := m.order(ctx, "cont", lifecycle.Running)
 	if err == nil || !m.sawRunning() {
