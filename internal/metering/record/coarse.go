@@ -220,9 +220,8 @@ func (c *Coarse) progress(at usage.Time) {
 	if step := windows[min(c.level, len(windows)-1)]; step > 0 {
 		window = usage.Window(at.Mono, step)
 	}
-	crossed := c.begun && window != c.window
-	if crossed || len(c.run) > 0 {
-		c.flush(crossed)
+	if c.begun && window != c.window {
+		c.flush(true)
 	}
 	c.window, c.at, c.begun = window, at, true
 }

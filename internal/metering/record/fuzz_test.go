@@ -29,11 +29,14 @@ func seeds(t testing.TB) []body {
 	d, e, at := prefix(t)
 	l, m := e.Account(2)
 	a := usage.Account{Life: *l, Meter: *m}
-	before := a.Meter
+	before := *m
 	end, _ := a.Finish(usage.Sample{Seq: 1, At: usage.Time{Mono: at.Mono + 7, Wall: at.Wall + 9}, State: usage.Stopped}, "guest-shutdown")
+	leaps := []leap{{1, d.table[0].Meter, a.Meter}, {2, before, before}}
+	leaps[0].after = expect(leaps[0].before, end.Last.At, 9)
+	leaps[1].after.Enter(end.Last.At, usage.Paused, nil)
+	leaps[1].after.Add(usage.Sample{Seq: 9, At: end.Last.At, State: usage.Paused, Reading: usage.Reading{}.With(usage.CPU, 7)}, nil, nil)
 	var w writer
-	w.thin(end.Last.At, 1, true, []leap{{2, before, a.Meter}})
-	_ = d
+	w.thin(end.Last.At, 9, true, leaps)
 	return []body{
 		{TypeKeyframe, e.Keyframe(nil, at)},
 		{TypeTick, e.Tick(nil, usage.Time{Mono: at.Mono + interval, Wall: at.Wall + interval}, 2, []Line{{1, usage.Reading{}.With(usage.CPU, 5)}, {2, usage.Reading{}.With(usage.Resident, 4097)}})},
@@ -107,6 +110,44 @@ func TestAHostileBodyChangesNothing(t *testing.T) {
 			if !synced && (b.typ == TypeTick || b.typ == TypeEnter) != (len(got.list) == 0) {
 				t.Fatalf("record %d of type %d after a loss: %+v", i, b.typ, got.list)
 			}
+		}
+	})
+}
+
+// TestThinRecordsNeedAKeyframe: behind ticks the meters that they are coded against are not at hand.
+func TestThinRecordsNeedAKeyframe(t *testing.T) {
+	d, e, at := prefix(t)
+	all := seeds(t)
+	var got events
+	if err := d.Decode(TypeThin, all[TypeThin-1].bytes, &got); err != nil || len(got.list) != 3 {
+		t.Fatal(err, got.list)
+	}
+	if d.Decode(TypeTick, e.Tick(nil, at, 0, nil), &got) != nil || d.Decode(TypeThin, all[TypeThin-1].bytes, &events{}) == nil {
+		t.Error("a thin record behind a tick was taken")
+	}
+}
+
+// TestDifferencesOfAnySize: there is one for any two values of any field.
+func TestDifferencesOfAnySize(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		bits := rapid.IntRange(0, 64)
+		was := rapid.Uint64().Draw(t, "was") >> bits.Draw(t, "shift")
+		is := ^(rapid.Uint64().Draw(t, "is") >> bits.Draw(t, "shift"))
+		for f := range usage.Field(usage.Fields) {
+			var w writer
+			w.diff(f, is-was)
+			r := reader{b: w.b}
+			if got := was + r.diff(f); got != is || r.end() != nil {
+				t.Fatalf("%s: from %d to %d was read as %d, %v", f, was, is, got, r.end())
+			}
+		}
+		a, b := usage.U128{Hi: was, Lo: is}, usage.U128{Hi: is, Lo: was}
+		var w writer
+		w.diff128(a, b)
+		w.u128(a)
+		r := reader{b: w.b}
+		if got, again := r.diff128(a), r.u128(); got != b || again != a || r.end() != nil {
+			t.Fatalf("%v and %v were read as %v and %v, %v", b, a, got, again, r.end())
 		}
 	})
 }

@@ -25,7 +25,7 @@ func TestPrinter(t *testing.T) {
 		"epoch 2 tick 3 at 2027-01-15T08:00:00.100000000Z (mono 1000100000000): running {resident=4097}\n",
 		"epoch 3 tick 3 at", "running {}\n",
 		"begins: epoch 9,", "epoch 2 enters paused at", "ended: epoch 2,", `  because of "guest-shutdown", last tick 1 at`,
-		"disk_read_bytes=UNKNOWN", "incomplete=cpu,", "epoch 2 ticks 1 to 1 as one, from", "record 7 signed at", "5 records were lost here",
+		"disk_read_bytes=UNKNOWN", "incomplete=cpu,", "epoch 2 ticks 1 to 9 as one, from", "record 7 signed at", "5 records were lost here",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
