@@ -96,9 +96,9 @@ var damages = map[string]func(x hurt){
 	"an empty file": func(x hurt) { x.files[segmentName(uint64(100+x.IntN(99)))] = nil },
 }
 
-// spared are the records that the damage did not touch.
-func spared(whole files, hit map[string][]span) map[uint64]bool {
-	safe := map[uint64]bool{}
+// spared are the records that the damage did not touch, and whether it touched what others are made again from.
+func spared(whole files, hit map[string][]span) (safe map[uint64]bool, parity bool) {
+	safe = map[uint64]bool{}
 	for _, name := range whole.segments() {
 		data := whole[name]
 		h, _ := decodeHeader(data[:headerSize])
@@ -111,10 +111,11 @@ func spared(whole files, hit map[string][]span) map[uint64]bool {
 			if !touched && !f.parity() {
 				safe[f.seq()] = true
 			}
+			parity = parity || touched && f.parity()
 			at += frameSize(f.bodyLen())
 		}
 	}
-	return safe
+	return safe, parity
 }
 
 // TestWideDamage: what was not hit is read, what was lost is told by number, and the log opens, goes on with numbers
@@ -130,7 +131,8 @@ func TestWideDamage(t *testing.T) {
 			x := hurt{rand.New(rand.NewPCG(seed, 2)), whole.clone(), map[string][]span{}}
 			damage(x)
 			what := fmt.Sprintf("%s, seed %d", kind, seed)
-			there := x.check(t, what, 400, spared(whole, x.hit))
+			safe, _ := spared(whole, x.hit)
+			there := x.check(t, what, 400, safe)
 			goesOn(t, what, x.files, there)
 		}
 	}
