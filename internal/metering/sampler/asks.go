@@ -40,7 +40,7 @@ func (c *source) readAnswer(r *usage.Reading, now int64, full bool) (want bool) 
 			return false
 		}
 	}
-	return !c.ask.under && !c.gone && now >= c.ask.next
+	return !c.ask.under && now >= c.ask.next
 }
 
 // take puts an answer into r.

@@ -117,13 +117,13 @@ func (c *source) read(now int64, full bool) (r usage.Reading, want bool) {
 	moved := c.readProcess(&r, full)
 	if len(c.spec.Disks) == 0 {
 		putDisks(&r, types.DiskUsage{})
-	} else if c.counter != nil {
+	} else if c.counter != nil && !c.gone {
 		c.readDisks(&r, moved || full)
 	}
 	if len(c.spec.Networks) == 0 {
 		putNet(&r, types.NetworkUsage{})
 	}
-	if c.asked {
+	if c.asked && !c.gone { // the end brings the last word
 		want = c.readAnswer(&r, now, full)
 	}
 	return r, want
