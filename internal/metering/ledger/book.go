@@ -51,6 +51,7 @@ type book struct {
 	accounts map[uint64]*account // by epoch
 	at       usage.Time          // of the newest record that has a time
 	last     uint64              // the highest epoch
+	again    bool                // records may be of before what the book has
 
 	wants  func(usage.Life) bool         // whether an incarnation is of interest
 	ended  func(epoch uint64) bool       // whether one ended before
@@ -117,7 +118,7 @@ func (b *book) Table(at usage.Time, open []record.Open) {
 		}
 	}
 	for epoch, a := range b.accounts {
-		if !listed[epoch] {
+		if !listed[epoch] && !b.again {
 			b.close(a, usage.Totals{}, Damaged)
 		}
 	}
@@ -142,7 +143,7 @@ func (b *book) Thin(epoch uint64, l usage.Leap) {
 // Enter notes a state between two ticks.
 func (b *book) Enter(epoch uint64, at usage.Time, state usage.State) {
 	b.now(at)
-	if a := b.accounts[epoch]; a != nil {
+	if a := b.accounts[epoch]; a != nil && (!b.again || at.Mono > a.meter.Totals.At.Mono) {
 		a.meter.Enter(at, state, a.place)
 	}
 }

@@ -35,6 +35,7 @@ var (
 type state struct {
 	Version    int
 	Position   uint64 // number of the last record that is in the file
+	Hash       []byte // of that record; zeros where it could not be read
 	Checkpoint uint64 // counts the times that the file was saved
 	At         usage.Time
 	Last       uint64 // the highest epoch

@@ -76,7 +76,8 @@ type Ledger struct {
 	byVM     map[string]*account // the newest that lives
 	ended    map[uint64]*account // since the ledger was saved
 	position uint64
-	state    state // as it was saved
+	hash     wal.Hash // of that record, where it could be read
+	state    state    // as it was saved
 	status   Status
 }
 
@@ -109,10 +110,7 @@ func Open(ctx context.Context, cfg Config) (*Ledger, error) {
 		err = l.save() // a mark before everything
 	}
 	if err == nil {
-		err = l.catchUp(ctx)
-	}
-	if err == nil {
-		err = l.save()
+		err = l.join(ctx)
 	}
 	if err != nil {
 		if l != nil && l.reader != nil {
@@ -181,11 +179,6 @@ func (l *Ledger) noteFinding(a *account, f usage.Finding) {
 // catchUp reads all that is durable now.
 func (l *Ledger) catchUp(ctx context.Context) error {
 	head, _ := l.cfg.Log.Head()
-	if head < l.position {
-		l.cfg.Logger.Warn("the log ends before what the ledger has of it: its last records are damaged, or it is another one",
-			"log", head, "ledger", l.position)
-		l.position = head
-	}
 	if l.reader == nil {
 		l.reader = l.cfg.Log.NewReader(l.position)
 	}
@@ -207,14 +200,14 @@ func (l *Ledger) catchUp(ctx context.Context) error {
 // follow takes what the log has next.
 func (l *Ledger) follow(e wal.Entry) {
 	if e.Known {
-		l.context(e)
+		readFor(&l.decoder, e)
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if e.Lost != nil {
 		l.decoder.Lost()
-		l.position = e.Lost.Last
+		l.position, l.hash = e.Lost.Last, wal.Hash{}
 		if !e.Lost.Never {
 			l.status.Lost += e.Lost.Last - e.Lost.First + 1
 			l.cfg.Logger.Warn("the log lost records", "loss", e.Lost.String())
@@ -226,11 +219,8 @@ func (l *Ledger) follow(e wal.Entry) {
 		l.status.Undecodable++
 		l.cfg.Logger.Warn("a record of the log cannot be read", "record", e.Seq, "error", err)
 	}
-	l.position = e.Seq
+	l.position, l.hash = e.Seq, e.Hash
 }
-
-// context reads a record that is in the ledger, for those that are coded against it.
-func (l *Ledger) context(e wal.Entry) { readFor(&l.decoder, e) }
 
 // Run follows the log until ctx ends, then reads what is durable, and saves the ledger. It has to be called once.
 func (l *Ledger) Run(ctx context.Context) error {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -76,7 +77,7 @@ func (h *host) open() {
 	ran := make(chan error, 1)
 	go func() { ran <- log.Run(ctx) }()
 	h.log = log
-	h.stop = func() error { cancel(); return errors.Join(<-ran, log.Close()) }
+	h.stop = sync.OnceValue(func() error { cancel(); return errors.Join(<-ran, log.Close()) })
 	h.append(record.TypeKeyframe, h.enc.Keyframe(nil, h.at))
 }
 
@@ -93,11 +94,16 @@ func (h *host) restart() {
 	if err := h.stop(); err != nil {
 		h.t.Fatal(err)
 	}
-	h.enc = record.Encoder{}
-	for _, g := range h.guests {
-		h.enc.Restore(record.OpenOf(usage.Account{Life: g.life, Meter: g.meter}))
-	}
+	h.enc = restored(h)
 	h.open()
+}
+
+// restored is the encoder of the metald that comes next.
+func restored(h *host) (enc record.Encoder) {
+	for _, g := range h.guests {
+		enc.Restore(record.OpenOf(usage.Account{Life: g.life, Meter: g.meter}))
+	}
+	return enc
 }
 
 func (h *host) append(typ byte, body []byte) {

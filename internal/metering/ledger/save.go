@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -12,10 +13,10 @@ import (
 // save makes what the book has durable, as one: what was used, what is said of incarnations, and the number of the last
 // record that is in it. Only who follows the log calls it.
 func (l *Ledger) save() error {
-	if l.position == l.state.Position && l.state.Checkpoint > 0 {
+	if l.position == l.state.Position && bytes.Equal(l.hash[:], l.state.Hash) && l.state.Checkpoint > 0 {
 		return nil
 	}
-	next := state{Version: version, Position: l.position, Checkpoint: l.state.Checkpoint + 1, At: l.book.at, Last: l.book.last}
+	next := state{Version: version, Position: l.position, Hash: bytes.Clone(l.hash[:]), Checkpoint: l.state.Checkpoint + 1, At: l.book.at, Last: l.book.last}
 	err := l.db.Update(func(tx *bbolt.Tx) error {
 		for _, a := range l.ended {
 			if err := errors.Join(saveEnded(tx, a), saveRows(tx, a)); err != nil {
@@ -101,6 +102,7 @@ func (l *Ledger) load() error {
 			return err
 		}
 		l.book.at, l.book.last, l.position = l.state.At, l.state.Last, l.state.Position
+		copy(l.hash[:], l.state.Hash)
 		return tx.Bucket(metersBucket).ForEach(func(k, v []byte) error {
 			life, meter, err := readAccount(tx, head(k), v)
 			if err != nil {
