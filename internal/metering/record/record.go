@@ -16,6 +16,7 @@ const (
 	TypeEnd                      // one ended: a final record, which can be decoded alone
 	TypeThin                     // many ticks as one
 	TypeSigned                   // the receiver's signature of the log's head
+	TypeLost                     // records that were lost before those around them were made coarser
 )
 
 // Open is an incarnation that lives, as a keyframe has it.
@@ -61,4 +62,10 @@ type Sink interface {
 	Thin(epoch uint64, l usage.Leap)
 	End(e usage.End)
 	Signed(s Signature)
+}
+
+// Mourner is a Sink that is told, too, of records that were lost before those around them were made coarser. Of others
+// the log tells.
+type Mourner interface {
+	Lost(records uint64)
 }
