@@ -23,9 +23,12 @@ type engine struct {
 	lives    map[uint64]*life // by epoch
 	done     map[uint64]uint64
 	newlyEnd map[uint64]uint64 // of done: not yet kept
+	ends     []usage.End       // not yet kept
 	sessions map[uint64]session
-	pos      uint64 // the last record that was read
-	told     uint64 // what the log was told to forget
+	// lostSince is from when on, in ns since 1970, the receiver may have lost what it acknowledged; 0: it has not.
+	lostSince int64
+	pos       uint64 // the last record that was read
+	told      uint64 // what the log was told to forget
 
 	feed     *feed
 	decoder  record.Decoder
@@ -70,7 +73,11 @@ func newEngine(s *Shipper, k *kept) (*engine, error) {
 	for _, l := range lives {
 		e.lives[l.Life.Incarnation.Epoch] = newLife(l.Life, l.Acked, s.cfg.BatchTicks)
 	}
-	return e, nil
+	ends, err := k.ended(func(end *usage.End) bool { return e.lives[end.Life.Incarnation.Epoch] != nil })
+	for i := range ends {
+		e.lives[ends[i].Life.Incarnation.Epoch].epilogue = &ends[i]
+	}
+	return e, err
 }
 
 // run is Shipper.Run.
@@ -270,6 +277,7 @@ func (e *engine) advance(l *life, a answer) {
 	case toStop:
 		e.count(l)
 		epoch := l.Incarnation.Epoch
+		e.ends = append(e.ends, *a.step.end)
 		delete(e.lives, epoch)
 		e.done[epoch], e.newlyEnd[epoch] = l.acked.Seen, l.acked.Seen
 	}
@@ -337,7 +345,10 @@ func (e *engine) failed(err error) {
 
 // save keeps what was acknowledged, and tells the log what it may forget.
 func (e *engine) save(ctx context.Context) error {
-	c := change{done: e.newlyEnd, pos: e.pos}
+	if e.record.last >= e.pos {
+		e.conclude()
+	}
+	c := change{done: e.newlyEnd, ended: e.ends, pos: e.pos}
 	floor := e.pos
 	var saved []*life
 	for _, l := range e.lives {
@@ -364,7 +375,7 @@ func (e *engine) save(ctx context.Context) error {
 	for _, epoch := range c.forgotten {
 		delete(e.done, epoch)
 	}
-	e.newlyEnd = map[uint64]uint64{}
+	e.newlyEnd, e.ends = map[uint64]uint64{}, nil
 	e.wakeParked(ctx)
 	if floor <= e.told {
 		return nil

@@ -80,7 +80,9 @@ func (e *engine) take(in fed) {
 		}
 	}()
 	if loss := in.entry.Lost; loss != nil {
-		e.cfg.Logger.Warn("records of the log of metering are lost; their ticks are told as gaps", "records", loss.String())
+		if loss.Last > e.told {
+			e.cfg.Logger.Warn("records of the log of metering are lost; their ticks are told as gaps", "records", loss.String())
+		} // else they were acknowledged, and are only missed because the receiver lost them
 		e.damage(loss.Last)
 		e.pos = max(e.pos, loss.Last)
 		return
@@ -125,7 +127,7 @@ func (t taker) Table(_ usage.Time, open []record.Open) {
 		l.meter, l.metered, l.blind = open[i].Meter, t.record.last, false // it has what was missed
 	}
 	for epoch, l := range t.lives {
-		if living[epoch] || l.ended || l.parked != 0 || t.record.last <= l.seen {
+		if living[epoch] || l.ended || l.epilogue != nil || l.parked != 0 || t.record.last <= l.seen {
 			l.absent = 0
 			continue
 		}

@@ -16,6 +16,7 @@ type session struct {
 	incarnation usage.Incarnation
 	next        uint64
 	chain       batch.Hash
+	wall        int64 // ns since 1970, of its totals
 }
 
 // greeting is what came of one.
@@ -64,7 +65,7 @@ func (e *engine) ask(ctx context.Context) (map[uint64]session, error) {
 	}
 	sessions := map[uint64]session{}
 	for _, s := range resp.Msg.GetSessions() {
-		known := session{incarnation: incarnationFromProto(s.GetIncarnation()), next: s.GetNextSeq()}
+		known := session{incarnation: incarnationFromProto(s.GetIncarnation()), next: s.GetNextSeq(), wall: s.GetTotals().GetAt().GetWallNs()}
 		copy(known.chain[:], s.GetChain())
 		sessions[known.incarnation.Epoch] = known
 	}
@@ -89,6 +90,7 @@ func (e *engine) greeted(ctx context.Context, g greeting) {
 	for _, l := range e.lives {
 		moved = e.reconcile(l) || moved
 	}
+	moved = e.revive() || moved
 	if moved {
 		e.rewind(ctx)
 	}
@@ -114,8 +116,56 @@ func (e *engine) reconcile(l *life) bool {
 	}
 	if s.next < l.acked.Next {
 		e.cfg.Logger.Warn("the billing service lost ticks that it had acknowledged; they are sent again as far as the log has them", append(describe(l.Incarnation), "acknowledged", l.acked.Next, "expected", s.next)...)
-		e.done = map[uint64]uint64{} // it may have lost lives that ended since, too
+		if e.lostSince == 0 || s.wall < e.lostSince {
+			e.lostSince = s.wall
+		}
 	}
 	l.expect(s.next, s.chain)
 	return l.parked == 0
+}
+
+// revive takes up lives again that had ended, where the receiver has them open, or may have lost them as it lost ticks
+// of others. It says whether there are any.
+func (e *engine) revive() bool {
+	const margin = int64(10 * time.Minute) // of totals that were announced ahead
+	for epoch, s := range e.sessions {
+		if _, done := e.done[epoch]; done && (e.lostSince == 0 || s.wall < e.lostSince) {
+			e.lostSince = s.wall
+		}
+	}
+	since := e.lostSince
+	list, err := e.kept.ended(func(end *usage.End) bool {
+		inc := end.Life.Incarnation
+		open := e.sessions[inc.Epoch].incarnation == inc
+		return e.lives[inc.Epoch] == nil && (open || since != 0 && end.Final.At.Wall >= since-margin)
+	})
+	if err != nil {
+		e.cfg.Logger.Error("what is kept of lives that ended cannot be read", "error", err)
+	}
+	if e.lostSince = 0; since != 0 {
+		e.done = map[uint64]uint64{} // what the log has of lives that ended is sent again as well
+	}
+	for i := range list {
+		end := &list[i]
+		at := mark{Meter: *end.Life.Meter(), Metered: e.pos, Blind: true}
+		s, open := e.sessions[end.Life.Incarnation.Epoch]
+		if open = open && s.incarnation == end.Life.Incarnation; open {
+			at.Opened, at.Next, at.Chain = true, s.next, s.chain
+		}
+		l := newLife(end.Life, at, e.cfg.BatchTicks)
+		l.epilogue, l.damaged, l.dirty = end, true, true
+		e.lives[end.Life.Incarnation.Epoch] = l
+		delete(e.done, end.Life.Incarnation.Epoch)
+	}
+	return len(list) > 0 || since != 0
+}
+
+// conclude ends lives that were taken up again and whose end the log has no more, once the log was read.
+func (e *engine) conclude() {
+	for _, l := range e.lives {
+		if l.epilogue != nil && !l.ended && l.parked == 0 {
+			l.end(max(e.pos, l.seen+1), *l.epilogue, e.encode)
+			e.enqueue(l)
+		}
+	}
 }

@@ -19,6 +19,7 @@ type kept struct{ db *bbolt.DB }
 const (
 	livesBucket   = "lives"   // keptLife
 	doneBucket    = "done"    // number of the record that ended the life
+	endedBucket   = "ended"   // how it ended, for a receiver that loses that
 	refusedBucket = "refused" // requests that the receiver refuses for good, as they were sent
 	metaBucket    = "meta"
 )
@@ -33,6 +34,9 @@ const (
 // maxRefused bounds the requests that are kept as evidence, in bytes. Beyond it they are counted and logged only.
 const maxRefused = 64 << 20
 
+// maxEnded is how many ends are kept: a day of a host on which lives begin every ten seconds.
+const maxEnded = 10_000
+
 // keptLife is a life and where it is.
 type keptLife struct {
 	Life  usage.Life
@@ -45,7 +49,7 @@ func openKept(path string) (*kept, error) {
 		return nil, fmt.Errorf("open what the billing service acknowledged, %s: %w", path, err)
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range []string{livesBucket, doneBucket, refusedBucket, metaBucket} {
+		for _, name := range []string{livesBucket, doneBucket, endedBucket, refusedBucket, metaBucket} {
 			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 				return err
 			}
@@ -100,6 +104,7 @@ func (k *kept) load() (lives []keptLife, done map[uint64]uint64, pos uint64, err
 type change struct {
 	lives     []keptLife
 	done      map[uint64]uint64
+	ended     []usage.End
 	forgotten []uint64 // of done: the log has nothing of them any more
 	pos       uint64
 }
@@ -115,6 +120,9 @@ func (k *kept) save(c change) error {
 			if err := lives.Put(number(l.Life.Incarnation.Epoch), text); err != nil {
 				return err
 			}
+		}
+		if err := keepEnded(tx.Bucket([]byte(endedBucket)), c.ended); err != nil {
+			return err
 		}
 		for epoch, at := range c.done {
 			if err := errors.Join(lives.Delete(number(epoch)), done.Put(number(epoch), number(at))); err != nil {
@@ -132,6 +140,47 @@ func (k *kept) save(c change) error {
 		return fmt.Errorf("keep what the billing service acknowledged: %w", err)
 	}
 	return nil
+}
+
+// keepEnded keeps ends in place of the oldest.
+func keepEnded(bucket *bbolt.Bucket, list []usage.End) error {
+	for i := range list {
+		text, err := json.Marshal(&list[i])
+		if err != nil {
+			return err
+		}
+		if err := bucket.Put(number(list[i].Life.Incarnation.Epoch), text); err != nil {
+			return err
+		}
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	cursor, beyond := bucket.Cursor(), bucket.Stats().KeyN-maxEnded
+	for key, _ := cursor.First(); key != nil && beyond > 0; key, _ = cursor.Next() {
+		if err := cursor.Delete(); err != nil {
+			return err
+		}
+		beyond--
+	}
+	return nil
+}
+
+// ended returns how lives ended for which want says so.
+func (k *kept) ended(want func(*usage.End) bool) (list []usage.End, err error) {
+	err = k.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte(endedBucket)).ForEach(func(_, text []byte) error {
+			var e usage.End
+			if err := json.Unmarshal(text, &e); err != nil {
+				return err
+			}
+			if want(&e) {
+				list = append(list, e)
+			}
+			return nil
+		})
+	})
+	return list, err
 }
 
 // refuse keeps a request as evidence, and returns whether there was room.

@@ -27,6 +27,8 @@ type life struct {
 	damaged bool // records are missing: ticks that do not follow are told as lost
 	absent  int  // keyframes in a row that do not have it
 	ended   bool
+	// epilogue is how it ended, where the receiver had that and lost it. The log may not have it any more.
+	epilogue *usage.End
 
 	pending        pending
 	outbox         []*step // the first may be under way
