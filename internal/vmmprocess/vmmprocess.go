@@ -20,6 +20,7 @@ import (
 type Supervisor struct {
 	log    *slog.Logger
 	bootID string
+	gate   gate
 	poller *epoll.Poller[*Process]
 }
 
@@ -37,7 +38,7 @@ func New(log *slog.Logger) (*Supervisor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch VMM processes: %w", err)
 	}
-	return &Supervisor{log: log, bootID: bootID, poller: poller}, nil
+	return &Supervisor{log: log, bootID: bootID, gate: newGate(), poller: poller}, nil
 }
 
 // Run watches until ctx ends and returns nil then. Processes go on; Start and Adopt fail from then on, Kill
