@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -29,22 +30,25 @@ const gateName = "metald-gate"
 
 const oomScoreFile = "/proc/self/oom_score_adj"
 
-// newGate makes a gate that was seen to work.
-func newGate() gate {
+// errNoProgram is of an architecture without gate_<arch>.s.
+var errNoProgram = errors.New("there is no program for " + runtime.GOARCH)
+
+// newGate makes a gate that was seen to work. It works with an error, too, which says why it is a shell.
+func newGate() (gate, error) {
 	code := gateProgram()
 	if code == nil {
-		return gate{}
+		return gate{}, errNoProgram
 	}
 	program, err := executableOf(code)
 	if err != nil {
-		return gate{}
+		return gate{}, err
 	}
 	g := gate{program: program}
 	if err := g.try(); err != nil {
 		program.Close()
-		return gate{}
+		return gate{}, err
 	}
-	return g
+	return g, nil
 }
 
 // executableOf returns an executable that nobody can change.

@@ -38,7 +38,11 @@ func New(log *slog.Logger) (*Supervisor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch VMM processes: %w", err)
 	}
-	return &Supervisor{log: log, bootID: bootID, gate: newGate(), poller: poller}, nil
+	gate, err := newGate()
+	if err != nil {
+		log.Info("the start gate of VMMs is a shell, which takes them half a millisecond longer", "reason", err)
+	}
+	return &Supervisor{log: log, bootID: bootID, gate: gate, poller: poller}, nil
 }
 
 // Run watches until ctx ends and returns nil then. Processes go on; Start and Adopt fail from then on, Kill
