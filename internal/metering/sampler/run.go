@@ -57,7 +57,7 @@ func (s *Sampler) finish() {
 	if n := len(s.ends); n > 0 {
 		s.log.Error("the log of metering did not take the ends of lives; the next start ends them", "lives", n)
 	}
-	var all []*source
+	all := s.retired
 	for _, l := range s.lives {
 		all = append(all, l.source)
 		l.source = nil

@@ -1,6 +1,7 @@
 package sampler
 
 import (
+	"errors"
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/tap"
@@ -32,7 +33,9 @@ type work struct {
 
 // tick takes one tick, which was due at the time due, after others that did not come.
 func (s *Sampler) tick(due int64, missed uint64) {
-	if !s.collect(missed) {
+	retired, ok := s.collect(missed)
+	closeAll(retired)
+	if !ok {
 		return
 	}
 	at := s.clock.Now()
@@ -43,23 +46,24 @@ func (s *Sampler) tick(due int64, missed uint64) {
 	s.watchSuspend()
 }
 
-// collect takes a copy of the list of lives, if there is to be a tick.
-func (s *Sampler) collect(missed uint64) bool {
+// collect takes a copy of the list of lives, if there is to be a tick, and the sources that are in none any more.
+func (s *Sampler) collect(missed uint64) (retired []*source, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.held() {
 		if s.restored { // before, the keyframe says where lives go on
 			s.missed += missed + 1
 		}
-		return false
+		return nil, false
 	}
 	s.missed += missed
 	s.stats.add(&s.stats.now.Missed, missed)
 	w := &s.sweep
 	w.round++
 	if !s.changed {
-		return true
+		return nil, true
 	}
+	retired, s.retired = s.retired, nil
 	s.changed, w.retap = false, true
 	w.work = w.work[:0]
 	for _, l := range s.lives {
@@ -67,7 +71,7 @@ func (s *Sampler) collect(missed uint64) bool {
 			w.work = append(w.work, work{life: l, source: l.source})
 		}
 	}
-	return true
+	return retired, true
 }
 
 // readAll reads everything there is to read.
@@ -78,12 +82,11 @@ func (s *Sampler) readAll(now int64) {
 		w.retap = false
 	}
 	err := w.readTaps()
-	if failed := err != nil; failed != w.failed {
-		w.failed = failed
-		if failed {
-			s.log.Error("the counters of taps cannot be read", "error", err)
-		}
+	failed := err != nil && !errors.Is(err, tap.ErrInterrupted)
+	if failed && !w.failed {
+		s.log.Error("the counters of taps cannot be read", "error", err)
 	}
+	w.failed = failed
 	second := uint64(max(time.Second/s.cfg.Interval, 1))
 	for i := range w.work {
 		u := &w.work[i]
