@@ -27,14 +27,15 @@ func (s *Sampler) Begin(h types.Handle, spec types.Spec, tenant string) error {
 	gone := s.supersede(h)
 	l := s.open(h, spec, tenant, usage.Created, fromZero())
 	err := s.begin(l)
+	if err == nil {
+		l.source = c
+	}
 	s.mu.Unlock()
 	closeAll(gone)
 	if err != nil {
 		c.close()
-		return err
 	}
-	s.attach(l, c)
-	return nil
+	return err
 }
 
 func (s *Sampler) begin(l *life) error {

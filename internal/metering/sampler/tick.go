@@ -2,6 +2,7 @@ package sampler
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/tap"
@@ -40,6 +41,7 @@ func (s *Sampler) tick(due int64, missed uint64) {
 	}
 	at := s.clock.Now()
 	s.readAll(at.Mono)
+	s.readNew(at.Mono)
 	s.commit(at)
 	s.ask()
 	s.stats.tick(at.Mono-due, s.clock.Now().Mono-at.Mono, int64(s.cfg.Interval))
@@ -96,6 +98,26 @@ func (s *Sampler) readAll(now int64) {
 		if full && err == nil && w.seek(u.source) {
 			w.retap = true
 		}
+	}
+}
+
+// readNew reads lives that began meanwhile: the tick is their first, and what their memory was is not to be UNKNOWN.
+func (s *Sampler) readNew(now int64) {
+	w := &s.sweep
+	s.mu.Lock()
+	before := len(w.work)
+	for i := len(s.lives) - 1; s.changed && i >= 0; i-- {
+		l := s.lives[i]
+		if before > 0 && l.epoch() <= w.work[before-1].life.epoch() {
+			break
+		}
+		if l.source != nil {
+			w.work = slices.Insert(w.work, before, work{life: l, source: l.source})
+		}
+	}
+	s.mu.Unlock()
+	for i := before; i < len(w.work); i++ {
+		w.work[i].reading, _ = w.work[i].source.read(now, true)
 	}
 }
 
