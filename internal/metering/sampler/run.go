@@ -21,7 +21,11 @@ func (s *Sampler) Run(ctx context.Context) error {
 	var ticker sync.WaitGroup
 	ticker.Go(func() {
 		runtime.LockOSThread() // for good: the thread ends with the goroutine, and its priority with it
-		s.stats.realtime(hurry())
+		err := hurry()
+		if err != nil {
+			s.log.Warn("the host does not let ticks be taken in real time: they come late where guests take all CPUs", "error", err)
+		}
+		s.stats.realtime(err)
 		s.ticks(ctx)
 	})
 	ticker.Wait()
