@@ -18,6 +18,7 @@ func (s *Sampler) keyframe(at usage.Time) error {
 	if !s.restored {
 		s.restore(at)
 	}
+	s.broken = true // until the log has it
 	s.body = s.enc.Keyframe(s.body[:0], at)
 	if _, err := s.cfg.Log.Append(wal.Record{Type: record.TypeKeyframe, Keyframe: true, Body: s.body}); err != nil {
 		return err
@@ -41,8 +42,7 @@ func (s *Sampler) restore(at usage.Time) {
 // away is how many ticks would have been between two that are ns apart.
 func away(ns, interval int64) uint64 { return uint64(max((ns+interval/2)/interval-1, 0)) }
 
-// append writes a record, after a keyframe where the log wants one, and after all ends. Where the log does not take it,
-// undo is called.
+// append writes a record, after a keyframe where the log wants one. Where the log does not take it, undo is called.
 func (s *Sampler) append(at usage.Time, typ byte, encode func([]byte) []byte, undo func()) (seq uint64, err error) {
 	for range 2 {
 		if err = s.keyframe(at); err != nil {

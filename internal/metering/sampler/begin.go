@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
@@ -16,18 +17,23 @@ var errEnded = errors.New("metering has ended")
 // Begin says that a VMM exists, which cannot do anything yet: its counters begin at zero. A life of the VM that goes on
 // or waits is over. The error is that of the log: what cannot be metered must not be booted.
 func (s *Sampler) Begin(h types.Handle, spec types.Spec, tenant string) error {
+	c := openProcess(h, spec, s.log)
 	s.mu.Lock()
 	if s.ended {
 		s.mu.Unlock()
+		c.close()
 		return errEnded
 	}
 	gone := s.supersede(h)
 	l := s.open(h, spec, tenant, usage.Created, fromZero())
 	err := s.begin(l)
+	if err == nil {
+		l.source = c
+	}
 	s.mu.Unlock()
 	closeAll(gone)
-	if err == nil {
-		s.attach(l, openProcess(h, spec, l.epoch()))
+	if err != nil {
+		c.close()
 	}
 	return err
 }
@@ -74,23 +80,27 @@ func (s *Sampler) Attach(m types.Machine) {
 		s.mu.Unlock()
 		return
 	}
-	spec, epoch := l.spec, l.epoch()
+	spec := l.spec
 	s.mu.Unlock()
-	s.attach(l, openSource(m, spec, epoch, s.log))
+	s.attach(l, openSource(m, spec, s.log))
 }
 
-// attach gives a life its source.
+// attach gives a life its source. The one that it had may be read at this moment: the next tick closes it.
 func (s *Sampler) attach(l *life, c *source) {
 	s.mu.Lock()
-	old := c // where it is too late
-	if !l.ended && !s.ended {
-		old, l.source, s.changed = l.source, c, true
+	late := l.ended || s.ended
+	if !late {
+		s.retired = append(s.retired, l.source)
+		l.source, s.changed = c, true
 	}
 	s.mu.Unlock()
-	closeAll([]*source{old})
+	if late {
+		c.close()
+	}
 }
 
-// Ready waits until the beginning of the VM's life is durable. A guest must not run before.
+// Ready waits until the beginning of the VM's life is durable. A guest must not run before, nor where what its VMM uses
+// cannot be read.
 func (s *Sampler) Ready(ctx context.Context, id types.VMID) error {
 	s.mu.Lock()
 	l := s.byVM[id]
@@ -98,8 +108,11 @@ func (s *Sampler) Ready(ctx context.Context, id types.VMID) error {
 		s.mu.Unlock()
 		return unknownVM(id)
 	}
-	seq := l.begun
+	seq, c := l.begun, l.source
 	s.mu.Unlock()
+	if err := c.readable(); err != nil {
+		return fmt.Errorf("what VM %s uses cannot be read: %w", id, err)
+	}
 	if err := s.cfg.Log.Wait(ctx, seq); err != nil {
 		return fmt.Errorf("the log of metering does not have the beginning of VM %s: %w", id, err)
 	}
@@ -168,10 +181,9 @@ func (s *Sampler) Adopt(m types.Machine, spec types.Spec, tenant string, state u
 	} else {
 		s.goOn(l, spec, state)
 	}
-	epoch := l.epoch()
 	s.mu.Unlock()
 	closeAll(gone)
-	s.attach(l, openSource(m, spec, epoch, s.log))
+	s.attach(l, openSource(m, spec, s.log))
 	return nil
 }
 
@@ -179,6 +191,11 @@ func (s *Sampler) Adopt(m types.Machine, spec types.Spec, tenant string, state u
 func (s *Sampler) goOn(l *life, spec types.Spec, state usage.State) {
 	l.waiting = false
 	l.has(spec)
+	if i := slices.Index(s.foreign, l); i >= 0 { // its backend knows better what is alive
+		s.foreign = slices.Delete(s.foreign, i, i+1)
+		s.lives = append(s.lives, l)
+		s.sort()
+	}
 	s.byVM[l.vm()] = l
 	s.enter(l, s.now(), state)
 }

@@ -70,6 +70,7 @@ func (s *Sampler) find(h types.Handle) *life {
 func (s *Sampler) add(l *life) {
 	s.lives = append(s.lives, l)
 	s.byVM[l.vm()] = l
+	s.changed = true
 }
 
 // remove forgets a life, and returns what is to be closed once mu is free. The caller holds mu.

@@ -368,3 +368,47 @@ func TestAfterItsEndNothingHappens(t *testing.T) {
 		t.Errorf("the log has %+v", l)
 	}
 }
+
+// A VM may begin before all that an earlier metald left are found.
+func TestALifeBeginsWhileOthersWait(t *testing.T) {
+	dir := t.TempDir()
+	r := newRig(t, dir, nil)
+	p, q := start(t, burner), start(t, burner)
+	a, b := newMachine("a", p), newMachine("b", q)
+	r.begin(a, noDisk)
+	r.begin(b, noDisk)
+	p.burn()
+	r.ticks(2)
+	r.stop()
+
+	r = newRig(t, dir, nil)
+	before := r.Status().Ticks
+	n := start(t, burner)
+	r.begin(newMachine("c", n), noDisk)
+	p.burn()
+	if err := r.Adopt(a, noDisk, "tenant", usage.Paused); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.Status().Ticks; got != before {
+		t.Errorf("%d ticks while a life waits", got-before)
+	}
+	cpuB := q.end()
+	r.Lost(b.handle, types.Usage{CPUTime: &cpuB}, types.ReasonUnobserved)
+	r.ticks(3) // nobody waits any more
+	r.Settle(nil, "host-lost")
+	n.burn()
+	cpuA, cpuC := p.end(), n.end()
+	r.End("a", types.Usage{CPUTime: &cpuA}, "ended")
+	r.End("c", types.Usage{CPUTime: &cpuC}, "ended")
+	r.stop()
+	h := replay(t, dir)
+	for id, cpu := range map[types.VMID]time.Duration{"a": cpuA, "b": cpuB, "c": cpuC} {
+		l := h.of(id)
+		if l.end == nil || of(l.end.Final.Amount, usage.Quantity(usage.CPU)) != uint64(cpu) {
+			t.Errorf("%s: %+v, the kernel says %v", id, l.end, cpu)
+		}
+		if len(l.found) > 0 {
+			t.Errorf("%s: %v", id, l.found)
+		}
+	}
+}

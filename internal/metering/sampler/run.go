@@ -21,7 +21,11 @@ func (s *Sampler) Run(ctx context.Context) error {
 	var ticker sync.WaitGroup
 	ticker.Go(func() {
 		runtime.LockOSThread() // for good: the thread ends with the goroutine, and its priority with it
-		s.stats.realtime(hurry())
+		err := hurry()
+		if err != nil {
+			s.log.Warn("the host does not let ticks be taken in real time: they come late where guests take all CPUs", "error", err)
+		}
+		s.stats.realtime(err)
 		s.ticks(ctx)
 	})
 	ticker.Wait()
@@ -57,7 +61,7 @@ func (s *Sampler) finish() {
 	if n := len(s.ends); n > 0 {
 		s.log.Error("the log of metering did not take the ends of lives; the next start ends them", "lives", n)
 	}
-	var all []*source
+	all := s.retired
 	for _, l := range s.lives {
 		all = append(all, l.source)
 		l.source = nil

@@ -31,7 +31,7 @@ type Config struct {
 	LastEpoch uint64          // the greatest that the log has
 	Interval  time.Duration   // between ticks: 100 ms
 	Keyframes time.Duration   // at most between keyframes: 1 min
-	Workers   int             // that ask VMMs for their disks' counters: 4
+	Workers   int             // that ask VMMs for their disks' counters: 8
 	Asks      int             // most that are asked at a tick: 100
 	Clock     Clock           // the host's
 	Logger    *slog.Logger    // slog.Default
@@ -40,7 +40,7 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	c.Interval = cmp.Or(c.Interval, 100*time.Millisecond)
 	c.Keyframes = cmp.Or(c.Keyframes, time.Minute)
-	c.Workers = cmp.Or(c.Workers, 4)
+	c.Workers = cmp.Or(c.Workers, 8)
 	c.Asks = cmp.Or(c.Asks, 100)
 	c.Logger = cmp.Or(c.Logger, slog.Default())
 	if c.Clock == nil {
@@ -65,6 +65,7 @@ type Sampler struct {
 	byVM     map[types.VMID]*life // lives that go on; others wait to be adopted
 	foreign  []*life              // of another boot: their clock is not ours
 	ends     []usage.End          // that the log has not taken yet
+	retired  []*source            // that others replaced
 	changed  bool                 // lives were attached or ended since the last tick
 	restored bool                 // lives of earlier metalds are in the encoder's table
 	broken   bool                 // the encoder's table is not what the log says: a keyframe is next
@@ -101,8 +102,13 @@ func New(cfg Config) (*Sampler, error) {
 			s.foreign = append(s.foreign, l)
 		}
 	}
-	slices.SortFunc(s.lives, func(a, b *life) int { return cmp.Compare(a.epoch(), b.epoch()) })
+	s.sort()
 	return s, nil
+}
+
+// sort puts lives in the order of the encoder's table.
+func (s *Sampler) sort() {
+	slices.SortFunc(s.lives, func(a, b *life) int { return cmp.Compare(a.epoch(), b.epoch()) })
 }
 
 // now is the time of a record: never before that of an earlier one. The caller holds mu.

@@ -43,25 +43,45 @@ type counter interface {
 	DiskTotals() (sum types.DiskUsage, ok bool)
 }
 
+// openProcess opens what can be read of a VMM before there is a machine.
+func openProcess(h types.Handle, spec types.Spec, log *slog.Logger) *source {
+	c := &source{process: h.Process, pid: h.Process.PID, spec: spec, phase: uint64(h.Process.PID)}
+	c.openOrTell(h.VM, log)
+	return c
+}
+
 // openSource opens what can be read of m. What cannot be is UNKNOWN, and is tried again.
-func openSource(m types.Machine, spec types.Spec, epoch uint64, log *slog.Logger) *source {
+func openSource(m types.Machine, spec types.Spec, log *slog.Logger) *source {
 	from, h := m.Sources(), m.Handle()
-	c := &source{machine: m, process: h.Process, pid: from.PID, spec: spec, atHand: from.DisksAtHand, phase: epoch}
+	c := &source{machine: m, process: h.Process, pid: from.PID, spec: spec, atHand: from.DisksAtHand, phase: uint64(from.PID)}
 	c.counter, _ = m.(counter)
 	c.taps = openTaps(from.Taps, spec)
 	byVMM := c.taps == nil && len(spec.Networks) > 0
 	c.asked = c.pid == 0 || byVMM || len(spec.Disks) > 0 && c.counter == nil
-	if err := c.open(); err != nil && !errors.Is(err, proc.ErrGone) {
-		log.Error("the counters of a VMM cannot be read; it is tried again", "vm", h.VM, "pid", c.pid, "error", err)
-	}
+	c.openOrTell(h.VM, log)
 	return c
 }
 
-// openProcess opens what can be read of a VMM of which there is no machine yet.
-func openProcess(h types.Handle, spec types.Spec, epoch uint64) *source {
-	c := &source{process: h.Process, pid: h.Process.PID, spec: spec, phase: epoch}
-	_ = c.open() // told by openSource
-	return c
+func (c *source) openOrTell(id types.VMID, log *slog.Logger) {
+	if err := c.open(); err != nil && !errors.Is(err, proc.ErrGone) {
+		log.Error("the counters of a VMM cannot be read; it is tried again", "vm", id, "pid", c.pid, "error", err)
+	}
+}
+
+// readable says why the process cannot be read; one that has ended can be: it uses nothing more.
+func (c *source) readable() error {
+	if c == nil {
+		return errors.New("nobody said what there is to read")
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.gone || c.proc != nil {
+		return nil
+	}
+	if err := c.open(); !errors.Is(err, proc.ErrGone) {
+		return err
+	}
+	return nil
 }
 
 // open opens the process's counters, if it is that process.
@@ -73,7 +93,7 @@ func (c *source) open() error {
 	if err == nil {
 		var ticks uint64
 		if ticks, err = proc.StartTicks(c.pid); err == nil && ticks != c.process.StartTicks {
-			err = proc.ErrGone // files that were opened before its end do not answer any more
+			err = proc.ErrGone // and another has its pid
 		}
 	}
 	switch {

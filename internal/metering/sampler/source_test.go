@@ -53,6 +53,33 @@ func TestMuteVMMs(t *testing.T) {
 	close(never)
 }
 
+// Memory is read at once when a process has run, and is the kernel's figure.
+func TestMemoryFollowsTheProcess(t *testing.T) {
+	r := newRig(t, t.TempDir(), nil)
+	p := start(t, `echo up; while read x; do y=$y$(head -c 4000000 /dev/zero | tr '\0' x); echo done; done`)
+	r.begin(newMachine("a", p), noDisk)
+	r.ticks(2)
+	m, err := proc.Open(p.id.PID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	var last uint64
+	for range 3 {
+		p.burn()
+		r.ticks(2)
+		want, err := m.Resident()
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := r.account("a")
+		if got, ok := a.Meter.Last.Value(usage.Resident); !ok || got != want || got < last+3_000_000 {
+			t.Errorf("%d bytes, the kernel says %d, and there were %d before", got, want, last)
+		}
+		last = want
+	}
+}
+
 // While a VMM runs nothing it is not asked again: the answer stays true.
 func TestAnIdleVMMIsNotAsked(t *testing.T) {
 	r := newRig(t, t.TempDir(), nil)
@@ -285,7 +312,7 @@ func TestFiftyVMsChurn(t *testing.T) {
 			t.Fatalf("%s has no end", l.Life.Incarnation.VM)
 		}
 		sums[l.Life.Incarnation.VM] += of(l.end.Final.Amount, usage.Quantity(usage.CPU))
-		if of(l.end.Final.Amount, usage.Quantity(usage.DiskRead)) != 3 {
+		if of(l.end.Final.Amount, usage.Quantity(usage.DiskRead)) != 3 || l.end.Final.Incomplete&usage.AllCounters != 0 {
 			t.Errorf("%+v", l.end.Final)
 		}
 	}

@@ -22,7 +22,7 @@ type Status struct {
 	Ticks   uint64 // taken
 	Late    uint64 // of them, those that came later than a fifth of the interval
 	Missed  uint64 // that did not come: nobody looked
-	Refused uint64 // that were read and that the log did not take; they count as missed in the log
+	Refused uint64 // records of ticks and states that the log did not take; what was used is in a later one
 
 	P99Lateness time.Duration // of the last 1,000 ticks or so
 	MaxLateness time.Duration

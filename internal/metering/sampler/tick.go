@@ -1,6 +1,8 @@
 package sampler
 
 import (
+	"errors"
+	"slices"
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/tap"
@@ -32,34 +34,38 @@ type work struct {
 
 // tick takes one tick, which was due at the time due, after others that did not come.
 func (s *Sampler) tick(due int64, missed uint64) {
-	if !s.collect(missed) {
+	retired, ok := s.collect(missed)
+	closeAll(retired)
+	if !ok {
 		return
 	}
 	at := s.clock.Now()
 	s.readAll(at.Mono)
+	s.readNew(at.Mono)
 	s.commit(at)
 	s.ask()
 	s.stats.tick(at.Mono-due, s.clock.Now().Mono-at.Mono, int64(s.cfg.Interval))
 	s.watchSuspend()
 }
 
-// collect takes a copy of the list of lives, if there is to be a tick.
-func (s *Sampler) collect(missed uint64) bool {
+// collect takes a copy of the list of lives, if there is to be a tick, and the sources that are in none any more.
+func (s *Sampler) collect(missed uint64) (retired []*source, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.held() {
 		if s.restored { // before, the keyframe says where lives go on
 			s.missed += missed + 1
 		}
-		return false
+		return nil, false
 	}
 	s.missed += missed
 	s.stats.add(&s.stats.now.Missed, missed)
 	w := &s.sweep
 	w.round++
 	if !s.changed {
-		return true
+		return nil, true
 	}
+	retired, s.retired = s.retired, nil
 	s.changed, w.retap = false, true
 	w.work = w.work[:0]
 	for _, l := range s.lives {
@@ -67,7 +73,7 @@ func (s *Sampler) collect(missed uint64) bool {
 			w.work = append(w.work, work{life: l, source: l.source})
 		}
 	}
-	return true
+	return retired, true
 }
 
 // readAll reads everything there is to read.
@@ -78,12 +84,11 @@ func (s *Sampler) readAll(now int64) {
 		w.retap = false
 	}
 	err := w.readTaps()
-	if failed := err != nil; failed != w.failed {
-		w.failed = failed
-		if failed {
-			s.log.Error("the counters of taps cannot be read", "error", err)
-		}
+	failed := err != nil && !errors.Is(err, tap.ErrInterrupted)
+	if failed && !w.failed {
+		s.log.Error("the counters of taps cannot be read", "error", err)
 	}
+	w.failed = failed
 	second := uint64(max(time.Second/s.cfg.Interval, 1))
 	for i := range w.work {
 		u := &w.work[i]
@@ -93,6 +98,26 @@ func (s *Sampler) readAll(now int64) {
 		if full && err == nil && w.seek(u.source) {
 			w.retap = true
 		}
+	}
+}
+
+// readNew reads lives that began meanwhile: the tick is their first, and what their memory was is not to be UNKNOWN.
+func (s *Sampler) readNew(now int64) {
+	w := &s.sweep
+	s.mu.Lock()
+	before := len(w.work)
+	for i := len(s.lives) - 1; s.changed && i >= 0; i-- {
+		l := s.lives[i]
+		if before > 0 && l.epoch() <= w.work[before-1].life.epoch() {
+			break
+		}
+		if l.source != nil {
+			w.work = slices.Insert(w.work, before, work{life: l, source: l.source})
+		}
+	}
+	s.mu.Unlock()
+	for i := before; i < len(w.work); i++ {
+		w.work[i].reading, _ = w.work[i].source.read(now, true)
 	}
 }
 
