@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -50,14 +51,16 @@ func (w *writer) flush() error {
 				return err
 			}
 		}
-		if err := w.put(); err != nil {
+		err := w.put()
+		if err == nil && w.written <= w.durable { // or it would go on for ever
+			err = errors.New("records from a keyframe on do not fit into a segment")
+		}
+		if err != nil {
 			w.abandon()
 			return err
 		}
-		if w.written > w.durable { // it may have repeated what is durable elsewhere
-			w.durable = w.written
-			w.publish()
-		}
+		w.durable = w.written
+		w.publish()
 	}
 	return nil
 }
