@@ -87,7 +87,7 @@ func (e *engine) run(ctx context.Context) error {
 	defer func() {
 		cancel()
 		e.feed.stop()
-		e.drain()
+		e.drain(ctx)
 	}()
 	save := time.NewTicker(e.cfg.Save)
 	defer save.Stop()
@@ -122,25 +122,25 @@ func (e *engine) run(ctx context.Context) error {
 }
 
 // drain waits for the requests under way, which end with their context, and keeps what they came to.
-func (e *engine) drain() {
-	ended := make(chan struct{})
-	go func() { e.calls.Wait(); close(ended) }()
-	for {
+func (e *engine) drain(ctx context.Context) {
+	for e.flying > 0 || e.greeting || e.beating {
 		select {
 		case a := <-e.answers:
+			e.flying--
 			if a.verdict == accepted {
 				e.advance(e.lives[a.epoch], a)
 			}
 		case <-e.greets:
+			e.greeting = false
 		case <-e.beats:
-		case <-ended:
-			if err := e.save(context.Background()); err != nil {
-				e.cfg.Logger.Error("what the billing service acknowledged cannot be kept; it is sent again", "error", err)
-			}
-			e.publish()
-			return
+			e.beating = false
 		}
 	}
+	e.calls.Wait()
+	if err := e.save(ctx); err != nil {
+		e.cfg.Logger.Error("what the billing service acknowledged cannot be kept; it is sent again", "error", err)
+	}
+	e.publish()
 }
 
 // wants says whether the next record may be taken: the receiver is there, and little waits for it.
@@ -343,7 +343,7 @@ func (e *engine) failed(err error) {
 	e.fails++
 }
 
-// save keeps what was acknowledged, and tells the log what it may forget.
+// save keeps what was acknowledged, and tells the log what it may forget. Where ctx has ended it begins nothing anew.
 func (e *engine) save(ctx context.Context) error {
 	if e.record.last >= e.pos {
 		e.conclude()

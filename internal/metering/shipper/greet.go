@@ -147,7 +147,7 @@ func (e *engine) revive() bool {
 	}
 	for i := range list {
 		end := &list[i]
-		at := mark{Meter: *end.Life.Meter(), Metered: e.pos, Blind: true}
+		at := mark{Meter: *end.Life.Meter(), Blind: true}
 		s, open := e.sessions[end.Life.Incarnation.Epoch]
 		if open = open && s.incarnation == end.Life.Incarnation; open {
 			at.Opened, at.Next, at.Chain = true, s.next, s.chain

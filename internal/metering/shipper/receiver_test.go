@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -215,16 +214,6 @@ func (n *network) forward(ctx context.Context, to, path string, header http.Head
 
 func (n *network) api() billingv1connect.BillingServiceClient {
 	return billingv1connect.NewBillingServiceClient(n.client, "http://"+*n.to.Load())
-}
-
-// freeAddress is an address on which nobody listens.
-func freeAddress(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // billed checks that every VM that ended is billed what it used, to the byte and the nanosecond, and nothing is open.

@@ -89,11 +89,11 @@ func TestEveryVMIsBilledWhatItUsed(t *testing.T) {
 	w, n, dir := newWorld(t, wal.Options{}), newNetwork(t), t.TempDir()
 	n.lead(within(t, dir))
 	s, stop := ship(t, w, n, nil)
-	w.begin(50)
+	w.begin(20)
 	w.ticks(1000)
 	w.begin(10)
 	w.ticks(700)
-	for epoch := uint64(1); epoch < 20; epoch++ {
+	for epoch := uint64(1); epoch < 10; epoch++ {
 		w.end(epoch)
 	}
 	w.ticks(333)
