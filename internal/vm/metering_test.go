@@ -106,6 +106,9 @@ func (b *books) End(id types.VMID, last types.Usage, reason string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if l := b.open(id, "end"); l != nil {
+		if last.CPUTime == nil {
+			b.t.Errorf("%s.%d ends, and what it used in all is not told", id, l.handle.Incarnation)
+		}
 		b.closed = append(b.closed, fmt.Sprintf("%s.%d %s", id, l.handle.Incarnation, reason))
 		delete(b.lives, id)
 	}
