@@ -53,8 +53,9 @@ var gates = []gate{
 	{"Sampler/active30", "B16", "the same, 30 % active", "%core", 6, 3.5, false},
 	{"Sampler/active100", "B16", "the same, all active", "%core", 12, 7, false},
 	{"Sampler/asked30", "B16", "the same, 30 % active, and the VMM is asked for its disks", "%core", 6, 3.5, false},
+	{"Sampler/taps30", "B16", "the same, 30 % active, with 1,000 taps", "%core", 6, 4.5, false},
 	{"Sampler/active100", "B16", "how late a tick is, p99, all active (ms)", "p99-late-ms", 20, 2, false},
-	{"Sampler/active100", "B16", "ticks that allocate, allocations each", "allocs/tick", 0.01, 0, false},
+	{"Sampler/active100", "B16", "allocations of sampler and log together, per tick", "allocs/tick", 0.5, 0, false},
 	{"TailUnderChurn", "B15", "p99 of GetVmInfo during 50 creates/s ÷ p99 when idle", "ratio", 4, 2, false},
 }
 
