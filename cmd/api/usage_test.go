@@ -38,7 +38,7 @@ func metered(t *testing.T) (stateDir string) {
 	if err := log.Wait(deadline, last); err != nil {
 		t.Fatal(err)
 	}
-	l, err := ledger.Open(ctx, ledger.Config{Path: filepath.Join(stateDir, "usage.db"), Log: log})
+	l, err := ledger.Open(ctx, ledger.Config{Path: filepath.Join(stateDir, "usage.db"), Log: log, Retention: 24 * time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}

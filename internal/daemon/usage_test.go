@@ -63,7 +63,7 @@ func running(t *testing.T, cfg *config.Config) (stop func()) {
 	logged, served := make(chan error, 1), make(chan error, 1)
 	go func() { logged <- log.Run(ctx) }()
 	meter(t, log)
-	l, err := ledger.Open(ctx, ledger.Config{Path: ledgerPath(*cfg), Log: log})
+	l, err := ledger.Open(ctx, ledger.Config{Path: ledgerPath(*cfg), Log: log, Retention: cfg.WALRetention})
 	must(t, err)
 	front, err := api.New(api.Config{Ledger: l, Log: slog.New(slog.DiscardHandler)})
 	must(t, err)

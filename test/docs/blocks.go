@@ -5,7 +5,7 @@
 //	```sh run      is run; what it calls must succeed
 //	```sh          is shown only
 //	```json        is a CreateVmRequest
-//	```json X      is a message X of vmprovisioner.v1
+//	```json X      is a message X of vmprovisioner.v1, or one by its full name
 package docs
 
 import (

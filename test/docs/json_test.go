@@ -68,9 +68,12 @@ func decode(text, message string) error {
 	if message == "" {
 		message = "CreateVmRequest"
 	}
-	kind, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName("vmprovisioner.v1." + message))
+	if !strings.Contains(message, ".") {
+		message = "vmprovisioner.v1." + message
+	}
+	kind, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName(message))
 	if err != nil {
-		return fmt.Errorf("vmprovisioner.v1 has no message %s", message)
+		return fmt.Errorf("there is no message %s", message)
 	}
 	var m proto.Message = kind.New().Interface()
 	if err := protojson.Unmarshal([]byte(text), m); err != nil {

@@ -9,4 +9,7 @@
 // Hours are kept for good. Windows that begin or end within an hour are made on demand: the ledger keeps, every few
 // minutes, a mark, which is the state of all meters after a record; from there the log is read again, and gives the
 // same spans as it did the first time. Where the log is shorter than that, the hours are all there is.
+//
+// A row takes some 200 bytes of the file, an incarnation 900, a mark 70 for each VM that lives: a VM that runs all year
+// 1.7 MB, and 50 kB for the marks of a day.
 package ledger

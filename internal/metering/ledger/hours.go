@@ -64,12 +64,12 @@ func (l *Ledger) nextHour(from int64) (hour int64, ok bool, err error) {
 	}
 	defer v.close()
 	c := v.tx.Bucket(hoursBucket).Cursor()
-	if k, _ := c.Seek(number(hourKey(max(from, 0)))); k != nil {
+	if k, _ := c.Seek(number(hourKey(max(from, 0)))); k != nil && int64(head(k)) >= from {
 		hour, ok = int64(head(k)), true
 	}
 	for _, rows := range v.places {
 		for h := range rows {
-			if h >= from && (!ok || h < hour) {
+			if h >= max(from, 0) && (!ok || h < hour) {
 				hour, ok = h, true
 			}
 		}

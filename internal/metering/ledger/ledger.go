@@ -38,7 +38,7 @@ type Config struct {
 	SaveEvery time.Duration
 	// MarkEvery is how far marks lie apart: 2 min. A window within an hour is made by reading the log from a mark on.
 	MarkEvery time.Duration
-	// Retention is how long the log is kept for windows within an hour: 24 h.
+	// Retention is how long the log is kept for windows within an hour. Zero: no longer than the ledger needs it.
 	Retention time.Duration
 	// ReplayBytes is the most of the log that one query reads: 256 MiB.
 	ReplayBytes int64
@@ -47,7 +47,6 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	c.SaveEvery = cmp.Or(c.SaveEvery, 10*time.Second)
 	c.MarkEvery = cmp.Or(c.MarkEvery, 2*time.Minute)
-	c.Retention = cmp.Or(c.Retention, 24*time.Hour)
 	c.ReplayBytes = cmp.Or(c.ReplayBytes, 256<<20)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

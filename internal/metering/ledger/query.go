@@ -32,7 +32,7 @@ type Answer struct {
 }
 
 // maxWindows bounds an answer.
-const maxWindows = 100_000
+const maxWindows = 10_000
 
 func (q Query) check() error {
 	switch {
@@ -215,6 +215,9 @@ func (v *view) rows(epoch uint64, from, to int64, f func(hour int64, r row) erro
 	rows := map[int64]row{}
 	c := v.tx.Bucket(ofLifeBucket).Cursor()
 	for k, _ := c.Seek(pair(epoch, hourKey(from))); len(k) == 16 && head(k) == epoch && int64(tail(k)) < to; k, _ = c.Next() {
+		if int64(tail(k)) < from { // the clock was before 1970 once
+			break
+		}
 		r, err := readRow(v.tx.Bucket(hoursBucket).Get(pair(tail(k), epoch)))
 		if err != nil {
 			return err

@@ -217,7 +217,7 @@ func (g *guest) work(rng *rand.Rand, ns int64) {
 // ledger opens the ledger of the host's log.
 func (h *host) ledger(change func(*Config)) *Ledger {
 	h.t.Helper()
-	cfg := Config{Path: h.path(), Log: h.log, MarkEvery: 10 * time.Minute, Now: func() time.Time { return time.Unix(0, h.at.Wall) }}
+	cfg := Config{Path: h.path(), Log: h.log, MarkEvery: 10 * time.Minute, Retention: 1000 * time.Hour, Now: func() time.Time { return time.Unix(0, h.at.Wall) }}
 	if change != nil {
 		change(&cfg)
 	}

@@ -25,6 +25,10 @@ func Split(s Span, step int64, put func(start int64, part Amount)) {
 		put(Window(end, step), s.Amount)
 		return
 	}
+	if first := Window(begin, step); end <= first+step {
+		put(first, s.Amount)
+		return
+	}
 	var laid Amount
 	for start := Window(begin, step); start < end; start += step {
 		until := min(start+step, end)
