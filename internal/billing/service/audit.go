@@ -13,6 +13,7 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/billing/raw"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/billing/receiver"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/billing/store"
+	usageexport "github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage/export"
 )
 
 // ErrAudit is for a ledger that is not what the raw batches beside it come to.
@@ -70,6 +71,6 @@ func digest(ctx context.Context, dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	sum, err := export.Write(ctx, io.Discard, ledger, export.CSV, 0, math.MaxInt64)
+	sum, err := export.Write(ctx, io.Discard, ledger, usageexport.CSV, 0, math.MaxInt64)
 	return sum, errors.Join(err, ledger.Close())
 }

@@ -177,3 +177,28 @@ type counter struct {
 }
 
 func (c *counter) Sample(uint64, usage.Sample) { c.n++ }
+
+// TestATickAllocatesNothing: on neither side, once all has grown to its size.
+func TestATickAllocatesNothing(t *testing.T) {
+	var e Encoder
+	at, h := e.populate(), newHost(load{.70, .25, false})
+	var d Decoder
+	if err := d.Decode(TypeKeyframe, e.Keyframe(nil, at), &events{}); err != nil {
+		t.Fatal(err)
+	}
+	var sink counter
+	buf := make([]byte, 0, 1<<20)
+	tick := func() {
+		at = late(h, at)
+		buf = e.Tick(buf[:0], at, 0, h.next())
+		if err := d.Decode(TypeTick, buf, &sink); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 50 {
+		tick()
+	}
+	if n := testing.AllocsPerRun(100, tick); n != 0 {
+		t.Errorf("%v allocations a tick", n)
+	}
+}

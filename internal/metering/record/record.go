@@ -53,10 +53,14 @@ type Signature struct {
 // Sink takes what records say, in their order. What it is given is its own only until it returns.
 type Sink interface {
 	// Table is a keyframe: all incarnations that live, in order of epoch. After a loss it tells what was missed: one that
-	// is not in it has ended, one that is new has begun, and each meter has what was used (usage.Meter.CatchUp).
+	// is not in it has ended, and its End is lost or comes yet; one that is new has begun; and each meter has what was
+	// used (usage.Meter.CatchUp).
 	Table(at usage.Time, open []Open)
 	Begin(l usage.Life)
+	// Enter is a state that an incarnation enters. After a loss it is not told before the next Table.
 	Enter(epoch uint64, at usage.Time, state usage.State)
+	// Sample is one tick of one incarnation, for usage.Meter.Add. Of what was not read the reading is empty, and ticks
+	// that were not taken are missing in Seq.
 	Sample(epoch uint64, s usage.Sample)
 	// Thin is many ticks as one: for usage.Meter.Leap.
 	Thin(epoch uint64, l usage.Leap)

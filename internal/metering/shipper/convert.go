@@ -14,7 +14,7 @@ func incarnationFromProto(p *pb.Incarnation) usage.Incarnation {
 }
 
 func startToProto(l usage.Life) *pb.NotifyVmStartedRequest {
-	counter := func(f usage.Field) *uint64 {
+	known := func(f usage.Field) *uint64 {
 		if v, ok := l.Baseline.Value(f); ok {
 			return &v
 		}
@@ -27,12 +27,13 @@ func startToProto(l usage.Life) *pb.NotifyVmStartedRequest {
 		Incarnation: incarnationToProto(l.Incarnation),
 		Baseline: &pb.Baseline{
 			At:                    &pb.Moment{MonoNs: l.Start.Mono, WallNs: l.Start.Wall},
-			CpuNs:                 counter(usage.CPU),
-			DiskReadBytes:         counter(usage.DiskRead),
-			DiskWriteBytes:        counter(usage.DiskWritten),
-			NetworkRxBytes:        counter(usage.NetReceived),
-			NetworkTxBytes:        counter(usage.NetSent),
+			CpuNs:                 known(usage.CPU),
+			DiskReadBytes:         known(usage.DiskRead),
+			DiskWriteBytes:        known(usage.DiskWritten),
+			NetworkRxBytes:        known(usage.NetReceived),
+			NetworkTxBytes:        known(usage.NetSent),
 			State:                 pb.VmState(l.State), // numbered alike
+			MemoryAllocatedBytes:  known(usage.Allocated),
 			CpuMilli:              l.Limits.CPUMilli,
 			MemoryBytes:           l.Limits.MemoryBytes,
 			DiskBytesPerSecond:    l.Limits.DiskBytesPerSecond,
