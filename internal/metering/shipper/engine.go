@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/batch"
@@ -251,6 +252,7 @@ func (e *engine) answered(ctx context.Context, a answer) {
 		e.refuse(ctx, l, a)
 	case failed:
 		e.failed(a.err)
+		e.suspect(l, a)
 	}
 	e.enqueue(l)
 }
@@ -290,6 +292,21 @@ func (e *engine) strike(l *life, a answer) {
 	if l.strikes++; l.strikes >= maxStrikes {
 		l.strikes = 0
 		e.refuse(context.Background(), l, a)
+	}
+}
+
+// maxFaults is how often a request may be answered with an internal error, by a receiver that greets well in between.
+const maxFaults = 8
+
+// suspect has a life rest whose request the receiver fails at again and again, so that the others go on.
+func (e *engine) suspect(l *life, a answer) {
+	if connect.CodeOf(a.err) != connect.CodeInternal || !connect.IsWireError(a.err) {
+		return
+	}
+	if l.strikes++; l.strikes >= maxFaults {
+		l.strikes = 0
+		e.cfg.Logger.Error("the billing service fails at a request of a VM again and again; what it uses stays in the log, and is tried again later", append(describe(l.Incarnation), "request", a.step.kind.String(), "error", a.err)...)
+		e.park(l)
 	}
 }
 

@@ -209,6 +209,34 @@ func TestARefusedVMRests(t *testing.T) {
 	billed(t, n, append(billedOnly, w.ended[4]))
 }
 
+// TestAPoisonousBatchBlocksNobody has the receiver fail at one batch again and again, and then no more.
+func TestAPoisonousBatchBlocksNobody(t *testing.T) {
+	w, n, dir := newWorld(t, wal.Options{}), newNetwork(t), t.TempDir()
+	n.lead(within(t, dir))
+	m := meddle(t, n)
+	change := func(w http.ResponseWriter, path string, body []byte) ([]byte, bool) {
+		var b pb.SendMetricsBatchRequest
+		if path == batchPath && proto.Unmarshal(body, &b) == nil && b.GetVmId() == "vm3" && b.GetFirstSeq() > 100 {
+			refuse(w, "internal", "a fault", http.StatusInternalServerError)
+			return nil, true
+		}
+		return body, false
+	}
+	m.change.Store(&change)
+	s, _ := ship(t, w, n, func(c *shipper.Config) { c.BatchTicks, c.Parked = 50, 300*time.Millisecond })
+	w.begin(5)
+	w.ticks(400)
+	for _, epoch := range []uint64{1, 2, 4, 5} {
+		w.end(epoch)
+	}
+	w.durable()
+	until(t, s, time.Minute, "the others are shipped", func(st shipper.Status) bool { return st.Lives == 1 && st.Parked == 1 })
+	w.end(3)
+	m.change.Store(nil)
+	shipped(t, w, s, time.Minute)
+	billed(t, n, w.ended)
+}
+
 // TestAChangedBatchIsNoticed changes batches on their way: the receiver keeps the evidence, and the next attempt is
 // billed.
 func TestAChangedBatchIsNoticed(t *testing.T) {
