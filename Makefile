@@ -26,7 +26,7 @@ LAB    ?=
 # What `make build` builds: all but the tools of this tree, which are run from source, and the guest's init.
 COMMANDS := $(filter-out docgen guest-init vm-assets,$(notdir $(wildcard cmd/*)))
 
-.PHONY: help demo run build test lint generate docs bench conformance lab vm-assets packages clean
+.PHONY: help demo run build test soak lint generate docs bench conformance lab vm-assets packages clean
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
@@ -45,6 +45,9 @@ build: packages-build ## build/metald and the other commands
 
 test: packages-test vm-assets lint ## everything that CI runs
 	METALD_TEST_ASSETS=$(abspath $(ASSETS)) $(TEST) -race ./...
+
+soak: packages-test ## the long forms of metering's tests: crashes, faults, damage, forgeries
+	METALD_TEST_SOAK=1 go test -buildvcs=false -timeout 4h -count 1 ./internal/metering/... ./internal/billing/... $(addsuffix /...,$(wildcard ./test/metering))
 
 lint: packages-build ## gofmt, goimports, vet, staticcheck, buf, generated code
 	hack/lint

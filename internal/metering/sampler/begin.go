@@ -148,15 +148,19 @@ func (s *Sampler) enter(l *life, at usage.Time, state usage.State) {
 // adoptTimeout bounds the first reading of a VMM that no log knows.
 const adoptTimeout = time.Second
 
-// Adopt goes on with the life that an earlier metald began of the machine. Where there is none, one begins with what is
-// read now: what it used before is not known to anybody.
+// Adopt goes on with the life that an earlier metald began of the machine. Where there is none, one begins: at zero
+// where the guest never ran, else with what is read now, because what it used before is not known to anybody.
 func (s *Sampler) Adopt(m types.Machine, spec types.Spec, tenant string, state usage.State) error {
 	h := m.Handle()
 	s.mu.Lock()
 	l := s.find(h)
 	s.mu.Unlock()
 	var seen usage.Reading
-	if l == nil {
+	switch {
+	case l != nil:
+	case state == usage.Created: // its life began, and metald ended before the log had that
+		seen = fromZero()
+	default:
 		seen = s.baseline(m, spec)
 	}
 	s.mu.Lock()
@@ -207,4 +211,16 @@ func (s *Sampler) baseline(m types.Machine, spec types.Spec) usage.Reading {
 	r := reading(u, spec)
 	r.Forget(usage.Resident)
 	return r
+}
+
+// Signed puts the receiver's signature of the log's head into the log.
+func (s *Sampler) Signed(sig record.Signature) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return
+	}
+	if _, err := s.append(s.last, record.TypeSigned, func(dst []byte) []byte { return s.enc.Signed(dst, sig) }, func() {}); err != nil {
+		s.refused(err)
+	}
 }

@@ -95,6 +95,7 @@ func (s *Sampler) open(h types.Handle, spec types.Spec, tenant string, state usa
 		Customer: tenant, Start: s.now(), State: state, Baseline: baseline, Limits: limits(spec, s.cfg.Interval),
 	}}
 	l.has(spec)
+	l.allocated(&l.life.Baseline)
 	return l
 }
 
