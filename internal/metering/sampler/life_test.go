@@ -412,3 +412,28 @@ func TestALifeBeginsWhileOthersWait(t *testing.T) {
 		}
 	}
 }
+
+// What a backend takes over is alive, whatever its handle says of the host's boot.
+func TestAnAdoptedLifeOfAnotherBoot(t *testing.T) {
+	dir := t.TempDir()
+	r := newRig(t, dir, nil)
+	p := start(t, burner)
+	m := newMachine("a", p)
+	r.begin(m, noDisk)
+	r.ticks(2)
+	r.stop()
+	r = newRig(t, dir, func(cfg *Config) { cfg.Boot = "another boot" })
+	if err := r.Adopt(m, noDisk, "tenant", usage.Running); err != nil {
+		t.Fatal(err)
+	}
+	r.Settle(nil, "host-lost")
+	p.burn()
+	r.ticks(2)
+	cpu := p.end()
+	r.End("a", types.Usage{CPUTime: &cpu}, "ended")
+	r.stop()
+	l := replay(t, dir).of("a")
+	if l.end == nil || of(l.end.Final.Amount, usage.Quantity(usage.CPU)) != uint64(cpu) || len(l.found) > 0 {
+		t.Errorf("%+v, the kernel says %v; %v", l.end, cpu, l.found)
+	}
+}

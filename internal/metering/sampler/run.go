@@ -76,10 +76,10 @@ const suspended = 100 * time.Millisecond
 
 // watchSuspend tells when the host was suspended: guests did not run, and no time counts.
 func (s *Sampler) watchSuspend() {
-	ahead := s.clock.Boottime() - s.clock.Now().Mono
 	before := s.sweep.ahead
-	s.sweep.ahead = ahead
-	if slept := ahead - before; slept > int64(suspended) && s.sweep.round > 1 {
+	boottime := s.clock.Boottime() // read first: what passes until the other is read makes the difference less, not more
+	s.sweep.ahead = max(before, boottime-s.clock.Now().Mono)
+	if slept := s.sweep.ahead - before; slept > int64(suspended) && s.sweep.round > 1 {
 		s.stats.add(&s.stats.now.Suspends, 1)
 		s.log.Warn("the host was suspended", "for", time.Duration(slept))
 	}
