@@ -67,11 +67,9 @@ func (e *entry) clear(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
 	defer cancel()
-	last, err := e.m.reap(ctx, *e.rec.Handle)
-	if err != nil {
+	if err := e.m.reap(ctx, *e.rec.Handle, reasonNeverRan); err != nil {
 		return types.Errorf(types.KindUnavailable, "a VMM of VM %s that did not start cannot be ended: %w", e.id, err)
 	}
-	e.m.cfg.Metering.Lost(*e.rec.Handle, last, reasonNeverRan)
 	e.rec.Handle = nil
 	return nil
 }
@@ -139,14 +137,11 @@ func (e *entry) observeExit(l *live) {
 func (e *entry) finish(ctx context.Context, l *live, reason *types.Exit) error {
 	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
 	defer cancel()
-	err := l.machine.Destroy(ctx)
+	err := l.machine.Stop(ctx)
 	select {
 	case <-l.machine.Exited():
 	default:
 		return types.Errorf(types.KindUnavailable, "the VMM of VM %s could not be ended: %v", e.id, err)
-	}
-	if err != nil {
-		e.log.Error("what a VMM left could not be removed; the next start will", "vm", e.id, "error", err)
 	}
 	exit := reason
 	if exit == nil {
@@ -154,7 +149,10 @@ func (e *entry) finish(ctx context.Context, l *live, reason *types.Exit) error {
 		exit = &observed
 	}
 	e.log.Info("a VMM ended", "vm", e.id, "incarnation", e.rec.Incarnation, "reason", exit.Reason, "detail", exit.Detail)
-	e.billed(l.machine, exit.Reason)
+	e.billed(ctx, l.machine, exit.Reason)
+	if err := l.machine.Destroy(ctx); err != nil {
+		e.log.Error("what a VMM left could not be removed; the next start will", "vm", e.id, "error", err)
+	}
 	e.ended(*exit)
 	e.live.Store(nil)
 	l.final = e.snapshot.Load()
@@ -175,10 +173,14 @@ func (e *entry) ended(exit types.Exit) {
 func (e *entry) discard(machine types.Machine) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.m.opCtx), verbTimeout)
 	defer cancel()
-	if err := machine.Destroy(ctx); err != nil {
+	err := machine.Stop(ctx)
+	if err == nil {
+		e.billed(ctx, machine, reasonNeverRan)
+		err = machine.Destroy(ctx)
+	}
+	if err != nil {
 		e.log.Error("a VMM could not be ended", "vm", e.id, "error", err)
 		return
 	}
-	e.billed(machine, reasonNeverRan)
 	e.rec.Handle = nil
 }

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
@@ -9,7 +10,7 @@ import (
 )
 
 // Metering is told of each life of a VM's counters, which is that of one VMM: by the VM's runner, and in order. Nothing
-// but Ready waits for a disk.
+// but Ready and a Kept waits for a disk.
 type Metering interface {
 	// Begin says that a VMM exists, which cannot do anything yet. After an error it must not. A life of the VM that was
 	// not adopted since metald started is over: nothing of it was ever saved.
@@ -29,11 +30,16 @@ type Metering interface {
 	Enter(id types.VMID, state usage.State)
 
 	// End says that the VMM has ended, and what its machine had used in all; what is nil in last was not read.
-	End(id types.VMID, last types.Usage, reason string)
+	End(id types.VMID, last types.Usage, reason string) Kept
 
 	// Lost is End for a VMM of an earlier metald that could not be adopted.
-	Lost(h types.Handle, last types.Usage, reason string)
+	Lost(h types.Handle, last types.Usage, reason string) Kept
 }
+
+// Kept waits until what was told is kept for good.
+type Kept = func(context.Context) error
+
+func nothingToKeep(context.Context) error { return nil }
 
 // unmetered is for a manager that nobody bills by.
 type unmetered struct{}
@@ -43,8 +49,8 @@ func (unmetered) Attach(types.Machine)                                       {}
 func (unmetered) Ready(context.Context, types.VMID) error                    { return nil }
 func (unmetered) Adopt(types.Machine, types.Spec, string, usage.State) error { return nil }
 func (unmetered) Enter(types.VMID, usage.State)                              {}
-func (unmetered) End(types.VMID, types.Usage, string)                        {}
-func (unmetered) Lost(types.Handle, types.Usage, string)                     {}
+func (unmetered) End(types.VMID, types.Usage, string) Kept                   { return nothingToKeep }
+func (unmetered) Lost(types.Handle, types.Usage, string) Kept                { return nothingToKeep }
 
 // Reasons for the end of a life beside those of types.Exit.
 const reasonNeverRan = "never-ran" // its VM was not created after all, or its boot was cut short
@@ -74,14 +80,27 @@ func (m *Manager) Lives(id types.VMID, startTicks uint64, bootID string) bool {
 	return info != nil && info.Process.StartTicks == startTicks && info.Process.BootID == bootID
 }
 
-// billed has the life that ended be closed by what its machine says last.
-func (e *entry) billed(machine types.Machine, reason string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.m.opCtx), lookTimeout)
+// billed has the life that ended be closed by what its machine says last. It comes before anything is removed by which
+// that could be read again.
+func (e *entry) billed(ctx context.Context, machine types.Machine, reason string) {
+	lookCtx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	last, err := machine.Usage(ctx)
+	last, err := machine.Usage(lookCtx)
 	if err != nil {
 		e.log.Warn("what a VMM used last could not be read", "vm", e.id, "error", err)
 		last = types.Usage{}
 	}
-	e.m.cfg.Metering.End(e.id, last, reason)
+	e.m.kept(ctx, e.id, e.m.cfg.Metering.End(e.id, last, reason))
+}
+
+// keepTimeout bounds the wait for the log. It has the end in memory, and goes on to keep it.
+const keepTimeout = time.Second
+
+// kept waits until the end of a life is kept for good.
+func (m *Manager) kept(ctx context.Context, id types.VMID, kept Kept) {
+	ctx, cancel := context.WithTimeout(ctx, keepTimeout)
+	defer cancel()
+	if err := kept(ctx); err != nil {
+		m.cfg.Log.Warn("the end of a VMM is not in the log of usage yet", "vm", id, "error", err)
+	}
 }

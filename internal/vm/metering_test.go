@@ -102,7 +102,7 @@ func (b *books) Enter(id types.VMID, state usage.State) {
 	}
 }
 
-func (b *books) End(id types.VMID, last types.Usage, reason string) {
+func (b *books) End(id types.VMID, last types.Usage, reason string) vm.Kept {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if l := b.open(id, "end"); l != nil {
@@ -112,16 +112,21 @@ func (b *books) End(id types.VMID, last types.Usage, reason string) {
 		b.closed = append(b.closed, fmt.Sprintf("%s.%d %s", id, l.handle.Incarnation, reason))
 		delete(b.lives, id)
 	}
+	return b.kept
 }
 
-func (b *books) Lost(h types.Handle, _ types.Usage, reason string) {
+func (b *books) Lost(h types.Handle, _ types.Usage, reason string) vm.Kept {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if l := b.lives[h.VM]; l != nil && l.handle.Incarnation == h.Incarnation {
 		b.closed = append(b.closed, fmt.Sprintf("%s.%d %s", h.VM, h.Incarnation, reason))
 		delete(b.lives, h.VM)
 	}
+	return b.kept
 }
+
+// kept: what the books have they keep.
+func (b *books) kept(context.Context) error { return nil }
 
 // open is called with mu held.
 func (b *books) open(id types.VMID, what string) *life {

@@ -28,22 +28,29 @@ func (m *Manager) adopt(ctx context.Context, req types.AdoptRequest) (types.Mach
 	return b.Adopt(ctx, req)
 }
 
-// reap has the backend that started a VMM end it and remove what it left, and returns what of its usage is still known.
-func (m *Manager) reap(ctx context.Context, h types.Handle) (types.Usage, error) {
+// reap has the backend that started a VMM end it and remove what it left. What of its usage is still known ends its life,
+// before it is removed where that is counted.
+func (m *Manager) reap(ctx context.Context, h types.Handle, reason string) error {
 	b, err := m.fleet.named(h.Backend)
 	if err == nil {
-		return b.Reap(ctx, h)
+		return b.Reap(ctx, h, func(last types.Usage) {
+			m.kept(ctx, h.VM, m.cfg.Metering.Lost(h, last, reason))
+		})
 	}
 	err = m.strange(h)
 	switch {
 	case errors.Is(err, types.ErrGone):
-		return types.Usage{}, dir.Remove(h.RunDir)
+		err = dir.Remove(h.RunDir)
 	case m.cfg.Strangers == nil:
-		return types.Usage{}, err
+	default:
+		m.cfg.Log.Warn("a VMM of a backend that this metald has not was ended; what the backend made outside of the run directory stays until a metald with it starts",
+			"vm", h.VM, "backend", h.Backend)
+		err = m.cfg.Strangers.End(ctx, h)
 	}
-	m.cfg.Log.Warn("a VMM of a backend that this metald has not was ended; what the backend made outside of the run directory stays until a metald with it starts",
-		"vm", h.VM, "backend", h.Backend)
-	return types.Usage{}, m.cfg.Strangers.End(ctx, h)
+	if err == nil {
+		m.cfg.Metering.Lost(h, types.Usage{}, reason)
+	}
+	return err
 }
 
 // strange says what is known of a VMM whose backend this metald has not: it is gone, or nobody here can ask it.

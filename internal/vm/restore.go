@@ -258,11 +258,9 @@ func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f
 	case actExit:
 		exit := e.unobserved()
 		if h := e.rec.Handle; h != nil {
-			last, err := e.m.reap(ctx, *h)
-			if err != nil {
+			if err := e.m.reap(ctx, *h, exit.Reason); err != nil {
 				e.log.Error("what a VMM left could not be removed", "vm", e.id, "error", err)
 			}
-			e.m.cfg.Metering.Lost(*h, last, exit.Reason)
 		}
 		e.ended(exit)
 		e.keep()
@@ -372,11 +370,9 @@ func (e *entry) remove() error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.m.opCtx), verbTimeout)
 	defer cancel()
 	if e.rec.Handle != nil {
-		last, err := e.m.reap(ctx, *e.rec.Handle)
-		if err != nil {
+		if err := e.m.reap(ctx, *e.rec.Handle, reasonNeverRan); err != nil {
 			return err
 		}
-		e.m.cfg.Metering.Lost(*e.rec.Handle, last, reasonNeverRan)
 		e.rec.Handle = nil
 	}
 	e.closeConsole()

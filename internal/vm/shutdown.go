@@ -129,11 +129,9 @@ func (e *entry) end(ctx context.Context) error {
 
 // reap ends a VMM that metald could not adopt.
 func (e *entry) reap(ctx context.Context) error {
-	last, err := e.m.reap(ctx, *e.rec.Handle)
-	if err != nil {
+	if err := e.m.reap(ctx, *e.rec.Handle, types.ReasonForced); err != nil {
 		return err
 	}
-	e.m.cfg.Metering.Lost(*e.rec.Handle, last, types.ReasonForced)
 	e.ended(types.Exit{Reason: types.ReasonForced, Code: -1})
 	return nil
 }

@@ -99,8 +99,8 @@ func Eventually(tb testing.TB, limit time.Duration, what string, holds func() bo
 // Reap has a backend reap what may be left of a machine, and returns what it used in all as far as that is known.
 func Reap(tb testing.TB, b types.Backend, h types.Handle) types.Usage {
 	tb.Helper()
-	last, err := b.Reap(context.Background(), h)
-	if err != nil {
+	var last types.Usage
+	if err := b.Reap(context.Background(), h, func(u types.Usage) { last = u }); err != nil {
 		tb.Fatal(err)
 	}
 	return last

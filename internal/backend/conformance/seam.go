@@ -50,7 +50,7 @@ func (s *site) machine(req types.CreateRequest) types.Machine {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() {
-		if _, err := s.backend.Reap(context.Background(), m.Handle()); err != nil {
+		if err := s.backend.Reap(context.Background(), m.Handle(), func(types.Usage) {}); err != nil {
 			s.t.Error(err)
 		}
 	})
@@ -146,7 +146,7 @@ func reapTwice(t *testing.T, s *site) {
 	m := s.machine(s.request())
 	m.Release()
 	for range 2 {
-		if _, err := s.backend.Reap(s.ctx(), m.Handle()); err != nil {
+		if err := s.backend.Reap(s.ctx(), m.Handle(), func(types.Usage) {}); err != nil {
 			t.Error(err)
 		}
 		s.wantNothing()

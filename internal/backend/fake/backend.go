@@ -132,13 +132,15 @@ func (b *Backend) Adopt(ctx context.Context, req types.AdoptRequest) (types.Mach
 }
 
 // Reap ends the process of a handle, if it is still that one. What one used that has ended is not known to a fake host.
-func (b *Backend) Reap(ctx context.Context, h types.Handle) (last types.Usage, err error) {
+func (b *Backend) Reap(ctx context.Context, h types.Handle, last func(types.Usage)) error {
 	if err := b.host.hook(ctx, VerbReap, h.VM); err != nil {
-		return types.Usage{}, err
+		return err
 	}
+	var used types.Usage
 	if p := b.host.match(h.Process); p != nil {
 		p.end(types.Exit{Reason: types.ReasonForced})
-		last = p.usage()
+		used = p.usage()
 	}
-	return last, dir.Remove(h.RunDir)
+	last(used)
+	return dir.Remove(h.RunDir)
 }

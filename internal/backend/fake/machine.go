@@ -179,6 +179,21 @@ func (m *machine) Destroy(ctx context.Context) error {
 	return dir.Remove(m.handle.RunDir)
 }
 
+// Stop ends the process. A hook of Destroy is called for either.
+func (m *machine) Stop(ctx context.Context) error {
+	if m.hasExited() {
+		return nil
+	}
+	done, err := m.begin(ctx, VerbDestroy)
+	defer done()
+	if err != nil {
+		return err
+	}
+	m.process.end(types.Exit{Reason: types.ReasonForced})
+	<-m.exited
+	return nil
+}
+
 func (m *machine) Release() {
 	if m.released.Swap(true) {
 		return

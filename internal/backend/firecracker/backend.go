@@ -136,18 +136,19 @@ func checkHandle(h types.Handle) (p private, err error) {
 
 // Reap kills the Firecracker of a handle, if it is still that one, and removes everything of it. Of its usage what the
 // host counts is known; its metrics ended with it.
-func (b *Backend) Reap(ctx context.Context, h types.Handle) (types.Usage, error) {
+func (b *Backend) Reap(ctx context.Context, h types.Handle, last func(types.Usage)) error {
 	p, err := checkHandle(h)
 	if err != nil {
-		return types.Usage{}, err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
-	last, err := tally.Last(ctx, b.cfg.Supervisor, h, p.Taps)
+	used, err := tally.Last(ctx, b.cfg.Supervisor, h, p.Taps)
 	if err != nil {
-		return types.Usage{}, fmt.Errorf("reap Firecracker of VM %s: %w", h.VM, err)
+		return fmt.Errorf("reap Firecracker of VM %s: %w", h.VM, err)
 	}
 	home := home{cage: b.cage, runDir: h.RunDir, private: p}
-	last.CPUTime = home.finalCPU(last.CPUTime)
-	return last, home.remove(ctx)
+	used.CPUTime = home.finalCPU(used.CPUTime)
+	last(used)
+	return home.remove(ctx)
 }

@@ -252,10 +252,20 @@ func (m *machine) diesWithin(ctx context.Context, limit time.Duration) bool {
 func (m *machine) Destroy(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
+	if err := m.Stop(ctx); err != nil {
+		return err
+	}
+	return m.home.remove(ctx)
+}
+
+// Stop ends the VMM and leaves everything of it where it is.
+func (m *machine) Stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+	defer cancel()
 	if err := m.end(ctx); err != nil {
 		return fmt.Errorf("end Firecracker of VM %s: %w", m.handle.VM, err)
 	}
-	return m.home.remove(ctx)
+	return nil
 }
 
 func (m *machine) end(ctx context.Context) error {

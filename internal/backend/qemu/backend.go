@@ -118,16 +118,17 @@ func (b *Backend) Sweep(context.Context, []types.Handle) error { return nil }
 
 // Reap kills the QEMU of a handle, if it is still that one, and removes its run directory. Of its usage what the host
 // counts is known: QEMU itself is not asked.
-func (b *Backend) Reap(ctx context.Context, h types.Handle) (types.Usage, error) {
+func (b *Backend) Reap(ctx context.Context, h types.Handle, last func(types.Usage)) error {
 	p, err := checkHandle(h)
 	if err != nil {
-		return types.Usage{}, err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
-	last, err := tally.Last(ctx, b.cfg.Supervisor, h, p.Taps)
+	used, err := tally.Last(ctx, b.cfg.Supervisor, h, p.Taps)
 	if err != nil {
-		return types.Usage{}, fmt.Errorf("reap QEMU of VM %s: %w", h.VM, err)
+		return fmt.Errorf("reap QEMU of VM %s: %w", h.VM, err)
 	}
-	return last, dir.Remove(h.RunDir)
+	last(used)
+	return dir.Remove(h.RunDir)
 }

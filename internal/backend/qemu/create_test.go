@@ -434,7 +434,7 @@ func TestHandlesOfOthersAreRefused(t *testing.T) {
 		if _, err := r.backend.Adopt(t.Context(), types.AdoptRequest{Handle: h}); err == nil {
 			t.Errorf("%s: adopted", name)
 		}
-		if _, err := r.backend.Reap(t.Context(), h); err == nil {
+		if err := r.backend.Reap(t.Context(), h, func(types.Usage) {}); err == nil {
 			t.Errorf("%s: reaped", name)
 		}
 	}

@@ -294,19 +294,26 @@ func (m *machine) Exit() types.Exit {
 	return m.exit
 }
 
-// Destroy reads what the disks were used for, tells a QEMU that writes to some to quit, kills it where it doesn't within
-// quitTimeout or ctx, or where it has nothing to finish, and removes the run directory.
-func (m *machine) Destroy(ctx context.Context) error {
+// Stop reads what the disks were used for, tells a QEMU that writes to some to quit, and kills it where it doesn't within
+// quitTimeout or ctx, or where it has nothing to finish.
+func (m *machine) Stop(ctx context.Context) error {
 	if !m.died() && !m.writes() {
 		m.force()
 		if len(m.spec.Disks) > 0 && m.leave(false) {
 			m.awaitReading(ctx)
 		}
 		_ = m.process.Signal(syscall.SIGKILL) // an end of its own comes to the same
-		_ = dir.Remove(m.handle.RunDir)       // while it dies; what cannot be removed is tried again, and told, below
 	}
 	if err := m.end(ctx); err != nil {
 		return fmt.Errorf("end QEMU of VM %s: %w", m.handle.VM, err)
+	}
+	return nil
+}
+
+// Destroy stops it, and removes the run directory.
+func (m *machine) Destroy(ctx context.Context) error {
+	if err := m.Stop(ctx); err != nil {
+		return err
 	}
 	return dir.Remove(m.handle.RunDir)
 }

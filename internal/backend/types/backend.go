@@ -43,9 +43,9 @@ type Backend interface {
 	// Reap ends the process of a handle, if it is still that process, and removes what it left. Repeatable.
 	// It is for machines that cannot be adopted or were never finished.
 	//
-	// What can still be known of what it used in all is returned, with an error too; what cannot is nil. The first call
-	// takes away where it is read, so that a later one may know less.
-	Reap(ctx context.Context, h Handle) (Usage, error)
+	// When the process has ended, and before anything is removed, last is given what can still be known of what it used
+	// in all; what cannot is nil. It may be called again by a later Reap, which may know less.
+	Reap(ctx context.Context, h Handle, last func(Usage)) error
 
 	// Sweep removes what machines of an earlier metald left outside of their run directories, but for those whose
 	// handles are given: an earlier metald may have died before it had committed one. It is called before any Create,
@@ -128,8 +128,10 @@ type Machine interface {
 	// Exit says how it ended. It is valid after Exited was closed.
 	Exit() Exit
 
-	// Destroy ends the process if it is alive and removes its run directory, sockets and other traces. It
-	// waits for the end of the process, and is repeatable.
+	// Stop ends the process if it is alive, and waits until what it used in all is known. Where that is counted stays.
+	Stop(ctx context.Context) error
+
+	// Destroy is Stop, and removes its run directory, sockets and other traces. It is repeatable.
 	Destroy(ctx context.Context) error
 
 	// Release lets go of the machine without touching it: metald is about to stop, the VM goes on.

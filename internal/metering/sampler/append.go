@@ -95,9 +95,11 @@ func (s *Sampler) appendEnd(at usage.Time, end usage.End) error {
 	}
 	var alone record.Encoder // its table does not matter
 	s.body = alone.End(s.body[:0], end)
-	if _, err := s.cfg.Log.Append(wal.Record{Type: record.TypeEnd, Final: true, Body: s.body}); err != nil {
+	seq, err := s.cfg.Log.Append(wal.Record{Type: record.TypeEnd, Final: true, Body: s.body})
+	if err != nil {
 		return err
 	}
+	s.endSeq = seq
 	s.body = s.enc.End(s.body[:0], end)
 	return nil
 }

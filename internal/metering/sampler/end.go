@@ -1,31 +1,56 @@
 package sampler
 
 import (
+	"context"
+	"errors"
+
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
 )
 
 // End closes the life of a VM whose VMM has ended. last is what its machine says then: what is nil in it is UNKNOWN, and
 // the totals are the least that was used of it.
-func (s *Sampler) End(id types.VMID, last types.Usage, reason string) {
+func (s *Sampler) End(id types.VMID, last types.Usage, reason string) (kept func(context.Context) error) {
 	s.mu.Lock()
 	var gone *source
+	kept = alreadyKept
 	if l := s.byVM[id]; l != nil && !s.ended {
 		gone = s.close(l, s.now(), s.lastReading(l, last), reason)
+		kept = s.keeps()
 	}
 	s.mu.Unlock()
 	closeAll([]*source{gone})
+	return kept
+}
+
+// alreadyKept is for a life of which there is nothing to be told.
+func alreadyKept(context.Context) error { return nil }
+
+var errNotTaken = errors.New("the log did not take it yet; it is tried again at each tick")
+
+// keeps returns what waits until the end that was told last is durable. The caller holds mu.
+func (s *Sampler) keeps() func(context.Context) error {
+	if len(s.ends) > 0 {
+		return func(context.Context) error { return errNotTaken }
+	}
+	seq := s.endSeq
+	return func(ctx context.Context) error { return s.cfg.Log.WaitFinal(ctx, seq) }
 }
 
 // Lost is End for a VMM by its handle, of which no metald may have seen the end.
-func (s *Sampler) Lost(h types.Handle, last types.Usage, reason string) {
+func (s *Sampler) Lost(h types.Handle, last types.Usage, reason string) (kept func(context.Context) error) {
 	s.mu.Lock()
 	var gone *source
+	kept = alreadyKept
 	if l := s.find(h); l != nil && !s.ended {
 		gone = s.lose(l, last, reason)
+		if kept = s.keeps(); s.held() {
+			kept = alreadyKept // until then nothing is logged, and there is nothing to wait for
+		}
 	}
 	s.mu.Unlock()
 	closeAll([]*source{gone})
+	return kept
 }
 
 // Settle ends the lives of earlier metalds that were not adopted, but for those to keep: their VMMs may be alive. Until

@@ -20,6 +20,7 @@ type Log interface {
 	Append(wal.Record) (seq uint64, err error)
 	NeedsKeyframe() bool
 	Wait(ctx context.Context, seq uint64) error
+	WaitFinal(ctx context.Context, seq uint64) error
 }
 
 // Config is what a sampler needs. Zero values after Boot are replaced by what is said.
@@ -66,6 +67,7 @@ type Sampler struct {
 	foreign  []*life              // of another boot: their clock is not ours
 	ends     []usage.End          // that the log has not taken yet
 	retired  []*source            // that others replaced
+	endSeq   uint64               // of the last end's record
 	changed  bool                 // lives were attached or ended since the last tick
 	restored bool                 // lives of earlier metalds are in the encoder's table
 	broken   bool                 // the encoder's table is not what the log says: a keyframe is next
