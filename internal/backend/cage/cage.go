@@ -15,6 +15,9 @@ import (
 
 // Config says how VMMs are kept apart.
 type Config struct {
+	// Counting is for VMMs that are not kept apart: their cgroups count CPU time, and nothing else here means anything.
+	Counting bool
+
 	Dir string // absolute path of the directory that holds jails; of one metald, whose cgroups are named by it
 
 	NetNamespace bool // each VMM has an empty network namespace of its own
@@ -55,7 +58,7 @@ func (c *Cage) Open() error {
 	if err := syscall.Stat(c.config.Dir, &st); err != nil {
 		return fmt.Errorf("directory of the jails: %w", &os.PathError{Op: "stat", Path: c.config.Dir, Err: err})
 	}
-	root, err := cgroup.Find()
+	root, err := c.find()
 	if err != nil {
 		return types.Errorf(types.KindPrecondition, "jails need cgroups: %w", err)
 	}
@@ -87,11 +90,20 @@ func (c *Cage) above(name string) (*cgroup.Parent, error) {
 	if parent != nil && name == own {
 		return parent, nil
 	}
-	root, err := cgroup.Find()
+	root, err := c.find()
 	if err != nil {
 		return nil, err
 	}
 	return root.Open(name)
+}
+
+// find finds the host's cgroups that are used here.
+func (c *Cage) find() (*cgroup.Root, error) {
+	root, err := cgroup.Find()
+	if err == nil && c.config != nil && c.config.Counting {
+		root = root.Counting()
+	}
+	return root, err
 }
 
 // RemoveGroup removes the cgroup of a VM in the one called parent, and ends what is still in it.

@@ -200,7 +200,7 @@ func TestKVMOfThisHost(t *testing.T) {
 	})
 	r.backend = auto
 	v := r.create("guest", r.spec())
-	if got := v.taps; got != nil {
+	if got := v.private.Taps; got != nil {
 		t.Errorf("taps %v", got)
 	}
 	want := map[bool]string{true: accelKVM, false: accelTCG}[verdict.Usable]

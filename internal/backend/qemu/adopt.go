@@ -23,9 +23,9 @@ const (
 )
 
 // newMachine returns a machine that has neither process nor connections yet.
-func newMachine(h types.Handle, spec types.Spec, p private, screen io.Writer, ended, stopped func()) *machine {
+func newMachine(b *Backend, h types.Handle, spec types.Spec, p private, screen io.Writer, ended, stopped func()) *machine {
 	m := &machine{
-		handle: h, spec: spec, taps: p.Taps, told: ended, onStop: stopped,
+		backend: b, handle: h, spec: spec, private: p, told: ended, onStop: stopped,
 		exited: make(chan struct{}), released: make(chan struct{}), finished: make(chan struct{}),
 	}
 	if spec.Console.Output != "none" {
@@ -64,7 +64,7 @@ func (b *Backend) Adopt(ctx context.Context, req types.AdoptRequest) (types.Mach
 	if err != nil {
 		return nil, err
 	}
-	m := newMachine(req.Handle, req.Spec, p, req.Console, req.Ended, req.Stopped)
+	m := newMachine(b, req.Handle, req.Spec, p, req.Console, req.Ended, req.Stopped)
 	if m.process, err = b.cfg.Supervisor.Adopt(req.Handle.Process); err != nil {
 		return nil, fmt.Errorf("adopt QEMU of VM %s: %w", req.Handle.VM, err)
 	}

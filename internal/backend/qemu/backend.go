@@ -3,12 +3,15 @@ package qemu
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"time"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/tally"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
@@ -32,6 +35,7 @@ type Config struct {
 	Binary       string // absolute path of qemu-system-x86_64; "" looks on PATH each time one is needed
 	Accel        string // "auto", "kvm" or "tcg"; "" is auto
 	StateDir     string // where the verdict about KVM is kept; "" keeps it in memory only
+	GroupsDir    string // a directory of this metald alone, by which the cgroups that count QEMUs are named; "" is for none
 	CanaryKernel string // kernel of the trial boot that decides about KVM; "" means that auto never takes KVM
 	// CanaryTimeout is how long the trial boot may take; 0 is 5 s. A host that is emulated itself needs more.
 	CanaryTimeout time.Duration
@@ -47,6 +51,9 @@ type Backend struct {
 	tscKHz  int
 	kernels kernelimage.Opener
 	accel   accelerator
+
+	cage      *cage.Cage
+	uncounted sync.Once
 }
 
 var _ types.Backend = (*Backend)(nil)
@@ -68,6 +75,7 @@ func New(cfg Config) (*Backend, error) {
 		cfg.CanaryTimeout = canaryTimeout
 	}
 	b := &Backend{cfg: cfg, tscKHz: hostTSC(), kernels: kernelimage.Opener{VMM: "QEMU"}}
+	b.cage = cage.New(&cage.Config{Counting: true, Dir: cfg.GroupsDir}, "."+Name)
 	b.accel = accelerator{mode: cfg.Accel, turn: make(chan struct{}, 1), probe: kvm.Probe, canary: b.canary, log: cfg.Log}
 	return b, nil
 }
@@ -98,6 +106,7 @@ func (b *Backend) binary() (string, error) {
 type private struct {
 	Accel string     `json:"accel"`
 	Taps  tally.Taps `json:"taps,omitempty"`
+	Group *group     `json:"group,omitempty"` // nil where there is none
 }
 
 func (p private) encode() json.RawMessage {
@@ -113,9 +122,6 @@ func checkHandle(h types.Handle) (p private, err error) {
 	return p, err
 }
 
-// Sweep finds nothing: a QEMU has nothing outside of its run directory.
-func (b *Backend) Sweep(context.Context, []types.Handle) error { return nil }
-
 // Reap kills the QEMU of a handle, if it is still that one, and removes its run directory. Of its usage what the host
 // counts is known: QEMU itself is not asked.
 func (b *Backend) Reap(ctx context.Context, h types.Handle, last func(types.Usage)) error {
@@ -129,6 +135,7 @@ func (b *Backend) Reap(ctx context.Context, h types.Handle, last func(types.Usag
 	if err != nil {
 		return fmt.Errorf("reap QEMU of VM %s: %w", h.VM, err)
 	}
+	used.CPUTime = b.finalCPU(p, used.CPUTime)
 	last(used)
-	return dir.Remove(h.RunDir)
+	return errors.Join(b.removeGroup(ctx, p), dir.Remove(h.RunDir))
 }

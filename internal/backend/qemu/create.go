@@ -13,6 +13,7 @@ import (
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/tally"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/cgroup"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/kvm"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
@@ -35,7 +36,7 @@ func (b *Backend) Create(ctx context.Context, req types.CreateRequest) (types.Ma
 	}
 	m, err := l.start(ctx)
 	if err != nil {
-		return nil, errors.Join(err, dir.Remove(req.RunDir))
+		return nil, errors.Join(err, b.removeGroup(context.WithoutCancel(ctx), l.private), dir.Remove(req.RunDir))
 	}
 	return m, nil
 }
@@ -50,6 +51,7 @@ type launch struct {
 	sockets []*os.File // listening, and first among what is inherited
 	images  []*os.File // kernel, initrd, disks, taps
 	args    []string
+	group   *cgroup.Group // nil without one
 }
 
 // prepare opens what QEMU is to inherit, in the order that number gives, and makes the run directory last. After an
@@ -67,7 +69,11 @@ func (l *launch) prepare() error {
 	if err := vmmprocess.MakeRunDir(l.req.RunDir, l.req.UID, l.req.GID); err != nil {
 		return err
 	}
-	if err := l.listen(); err != nil {
+	err = l.listen()
+	if err == nil {
+		err = l.count()
+	}
+	if err != nil {
 		return errors.Join(err, dir.Remove(l.req.RunDir))
 	}
 	return nil
@@ -162,11 +168,18 @@ func (l *launch) closeFiles() {
 
 // start runs QEMU and talks to it until it is known to be as it should. After an error it is dead.
 func (l *launch) start(ctx context.Context) (_ *machine, err error) {
-	m := newMachine(l.handle(), l.req.Spec, l.private, l.req.Console, l.req.Ended, l.req.Stopped)
+	m := newMachine(l.backend, l.handle(), l.req.Spec, l.private, l.req.Console, l.req.Ended, l.req.Stopped)
+	command := l.command()
+	if err := l.enter(&command); err != nil {
+		return nil, err
+	}
+	if command.BornIn != nil {
+		defer command.BornIn.Close()
+	}
 	if err := m.listen(l.backend.cfg.Drainer); err != nil {
 		return nil, err
 	}
-	m.process, err = l.backend.cfg.Supervisor.Start(ctx, l.command(), func(id types.ProcessIdentity) error {
+	m.process, err = l.backend.cfg.Supervisor.Start(ctx, command, func(id types.ProcessIdentity) error {
 		m.handle.Process = id
 		return l.req.Commit(m.handle)
 	})
@@ -186,6 +199,7 @@ func (l *launch) start(ctx context.Context) (_ *machine, err error) {
 	if err != nil {
 		return nil, m.abandon(ctx, err)
 	}
+	m.compare(l.backend)
 	go m.run()
 	return m, nil
 }

@@ -71,7 +71,7 @@ func (m *machine) awaitReading(ctx context.Context) {
 
 // total is what the incarnation used in all, after its end.
 func (m *machine) total() types.Usage {
-	return types.Usage{At: time.Now(), CPUTime: tally.Clock(m.process), Networks: m.taps.Used(), Disks: m.lastDisks()}
+	return types.Usage{At: time.Now(), CPUTime: m.backend.finalCPU(m.private, tally.Clock(m.process)), Networks: m.private.Taps.Used(), Disks: m.lastDisks()}
 }
 
 // lastDisks are the figures of the disks that were read when nothing more could be done to them; nil where they were not.

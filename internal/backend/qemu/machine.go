@@ -10,7 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/tally"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
@@ -31,7 +30,8 @@ const (
 type machine struct {
 	handle  types.Handle
 	spec    types.Spec
-	taps    tally.Taps
+	backend *Backend
+	private private
 	process *vmmprocess.Process
 	control *client
 	console *console.Source // nil without a console
@@ -315,7 +315,9 @@ func (m *machine) Destroy(ctx context.Context) error {
 	if err := m.Stop(ctx); err != nil {
 		return err
 	}
-	return dir.Remove(m.handle.RunDir)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+	defer cancel()
+	return errors.Join(m.backend.removeGroup(ctx, m.private), dir.Remove(m.handle.RunDir))
 }
 
 func (m *machine) end(ctx context.Context) error {

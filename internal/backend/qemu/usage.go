@@ -28,7 +28,7 @@ func (m *machine) Usage(ctx context.Context) (types.Usage, error) {
 	if m.died() {
 		return m.lastWord(ctx)
 	}
-	u := types.Usage{At: time.Now(), Networks: m.taps.Used()}
+	u := types.Usage{At: time.Now(), Networks: m.private.Taps.Used()}
 	tally.Process(&u, m.handle.Process.PID)
 	if disks, err := m.stats.disks(ctx, m.handle.RunDir, m.spec.Disks); err == nil {
 		u.Disks = disks
@@ -61,7 +61,7 @@ func (m *machine) lastWord(ctx context.Context) (types.Usage, error) {
 
 // Sources are the process and its taps.
 func (m *machine) Sources() types.Sources {
-	return types.Sources{PID: m.handle.Process.PID, Taps: m.taps.Sources()}
+	return types.Sources{PID: m.handle.Process.PID, Taps: m.private.Taps.Sources()}
 }
 
 // stats is the statistics monitor: connected when it is first asked, read by whoever asks.

@@ -59,6 +59,18 @@ func Find() (*Root, error) {
 // Version is 1 or 2.
 func (r *Root) Version() int { return r.version }
 
+// Counting is what of the host's cgroups counts CPU time: on v1 one hierarchy, on v2 there is only one. Groups in it cost
+// less, and limit nothing.
+func (r *Root) Counting() *Root {
+	counting := &Root{version: r.version, kernel: r.kernel}
+	for _, h := range r.hierarchies {
+		if r.version == 2 || h.has(cpuacctCtrl) {
+			counting.hierarchies = append(counting.hierarchies, h)
+		}
+	}
+	return counting
+}
+
 // find takes the mounts to be below base.
 func find(mountinfo, base string, k kernel) (*Root, error) {
 	v1, v2, notes := readMounts(mountinfo, base)

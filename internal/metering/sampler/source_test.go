@@ -224,10 +224,10 @@ func TestARealTap(t *testing.T) {
 // nowhere is a log that takes everything.
 type nowhere struct{ seq uint64 }
 
-func (n *nowhere) Append(wal.Record) (uint64, error)  { n.seq++; return n.seq, nil }
-func (n *nowhere) NeedsKeyframe() bool                { return false }
+func (n *nowhere) Append(wal.Record) (uint64, error)     { n.seq++; return n.seq, nil }
+func (n *nowhere) NeedsKeyframe() bool                   { return false }
 func (*nowhere) WaitFinal(context.Context, uint64) error { return nil }
-func (n *nowhere) Wait(context.Context, uint64) error { return nil }
+func (n *nowhere) Wait(context.Context, uint64) error    { return nil }
 
 var _ Log = (*wal.Log)(nil)
 
