@@ -7,6 +7,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,11 +21,10 @@ import (
 // host reads what the kernel counts of a VMM by itself, and independent of metald.
 type host struct {
 	pid    int
-	before time.Duration // CPU time that the VMM had when the group took over
-	group  string        // directory whose counter goes on after the VMM's end
-	file   string
+	group  string        // the cgroup that the VMM's own is in: it keeps what is counted when that is gone
+	before time.Duration // CPU time that the VMM had and its cgroup did not count, because it was not in it yet
+	began  time.Duration // what the group had counted of others
 	unit   time.Duration // of the group's counter
-	began  uint64        // of the counter, when it took over
 }
 
 // reading is the CPU time of a VMM at a moment.
@@ -33,45 +33,23 @@ type reading struct {
 	cpu time.Duration
 }
 
-// watch begins with a VMM whose guest does not run yet.
+// watch begins with a VMM whose guest does not run yet. Where the VMM does something meanwhile it is tried again.
 func watch(t *testing.T, pid int) *host {
 	t.Helper()
 	h := &host{pid: pid}
-	if group := v2Group(t, pid); group != "" && group != "/" {
-		h.inherit(t, filepath.Join("/sys/fs/cgroup", group))
-		return h
-	}
-	h.adopt(t)
-	return h
-}
-
-// inherit reads the parent of the VMM's own group: it keeps what its children used when they are gone.
-func (h *host) inherit(t *testing.T, group string) {
-	t.Helper()
-	h.group, h.file, h.unit = filepath.Dir(group), "cpu.stat", time.Microsecond
-	all, own := counter(t, filepath.Join(h.group, h.file)), counter(t, filepath.Join(group, h.file))
-	h.began = all - own
-}
-
-// adopt moves the VMM into a group of its own, which counts from then on. A guest that does not run uses nothing
-// meanwhile; if its VMM did, it is tried again.
-func (h *host) adopt(t *testing.T) {
-	t.Helper()
-	h.file, h.unit = "cpuacct.usage", time.Nanosecond
-	h.group = filepath.Join("/sys/fs/cgroup/cpuacct", fmt.Sprintf("metald-truth-%d", h.pid))
-	if err := os.Mkdir(h.group, 0o755); err != nil {
-		t.Skipf("no cgroup that counts CPU time beside metald's: %v", err)
-	}
-	t.Cleanup(func() { _ = unix.Rmdir(h.group) })
-	must(t, os.WriteFile(filepath.Join(h.group, "cgroup.procs"), []byte(strconv.Itoa(h.pid)), 0o644))
+	own := groupOf(t, pid)
+	h.group = filepath.Dir(own)
 	for range 1000 {
-		used, first := h.clock(), counter(t, filepath.Join(h.group, h.file))
-		if again := h.clock(); again == used {
-			h.before, h.began = used, first
-			return
+		clock := h.clock()
+		all, unit := counted(t, h.group)
+		mine, _ := counted(t, own)
+		if h.clock() == clock {
+			h.before, h.began, h.unit = max(clock-mine, 0), all-mine, unit
+			return h
 		}
 	}
 	t.Fatal("a VMM whose guest does not run is never idle")
+	return nil
 }
 
 // clock is the CPU clock of the VMM; negative once it has ended.
@@ -86,10 +64,11 @@ func (h *host) clock() time.Duration {
 // wantCPU compares a bill with what the kernel counted up to the end of the VMM.
 func (h *host) wantCPU(t *testing.T, u *billing.Usage) {
 	t.Helper()
-	counted := h.before + time.Duration(counter(t, filepath.Join(h.group, h.file))-h.began)*h.unit
+	all, _ := counted(t, h.group)
+	counted := h.before + all - h.began
 	billed := big128(u.GetCpuNs())
 	off := new(big.Int).Sub(billed, big.NewInt(int64(counted)))
-	if off.CmpAbs(big.NewInt(int64(h.unit-1))) > 0 {
+	if off.CmpAbs(big.NewInt(int64(2*(h.unit-1)))) > 0 {
 		t.Errorf("billed %s ns of CPU, the host counted %d: %s apart", billed, counted, off)
 	}
 	if counted < burn {
@@ -122,20 +101,30 @@ func (h *host) everySecond(t *testing.T) (stop func() []reading) {
 	return func() []reading { close(quit); return <-done }
 }
 
-// v2Group is the cgroup of a process in the unified hierarchy, "" where that has no controllers.
-func v2Group(t *testing.T, pid int) string {
+// groupOf is the directory of the cgroup that counts the CPU time of a process. The test is skipped where that has none of
+// its own.
+func groupOf(t *testing.T, pid int) string {
 	t.Helper()
-	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); errors.Is(err, fs.ErrNotExist) {
-		return ""
-	}
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	must(t, err)
 	for line := range strings.Lines(string(text)) {
-		if group, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-			return group
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		counts := slices.Contains(strings.Split(parts[1], ","), "cpuacct") || parts[0] == "0"
+		if counts && strings.HasPrefix(parts[2], "/metald/") {
+			for _, root := range []string{"cpuacct", "cpu,cpuacct", ""} {
+				if dir := filepath.Join("/sys/fs/cgroup", root, parts[2]); dirExists(dir) {
+					return dir
+				}
+			}
 		}
 	}
+	t.Skipf("the VMM has no cgroup of its own that counts CPU time: %s", text)
 	return ""
+}
+
+func dirExists(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
 }
 
 // counter reads a file that is a number, or the line usage_usec of one.
