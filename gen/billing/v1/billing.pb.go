@@ -831,7 +831,8 @@ type Totals struct {
 	UnobservedNs uint64 `protobuf:"varint,13,opt,name=unobserved_ns,json=unobservedNs,proto3" json:"unobserved_ns,omitempty"`
 	// Ticks that were not read.
 	GapTicks uint64 `protobuf:"varint,14,opt,name=gap_ticks,json=gapTicks,proto3" json:"gap_ticks,omitempty"`
-	// What was unknown at some tick.
+	// Of which the value is the least that was used: memory that was unknown at some tick, counters that were at the
+	// baseline or in the end, and all of which a value was set aside. A counter that is known again is exact.
 	Incomplete    []Measure `protobuf:"varint,15,rep,packed,name=incomplete,proto3,enum=billing.v1.Measure" json:"incomplete,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -11,8 +11,13 @@ type Decoder struct {
 	table table
 	at    usage.Time
 	whole bool // nothing is missing since the last keyframe
-	rows  []row
-	open  []Open // scratch
+	// ticked: there were ticks since the keyframe. They leave the meters of the table as they were: whoever needs totals
+	// has meters, and reading costs a tenth without.
+	ticked bool
+
+	rows  []row // scratch
+	leaps []leap
+	open  []Open
 }
 
 // Decode gives sink what a record says. The error is for a body that no Encoder made: it is as good as lost, and the
@@ -31,8 +36,12 @@ func (d *Decoder) Decode(typ byte, body []byte, sink Sink) error {
 		d.enter(&r, sink)
 	case TypeEnd:
 		d.end(&r, sink)
+	case TypeThin:
+		d.thin(&r, sink)
 	case TypeSigned:
 		d.signed(&r, sink)
+	case TypeLost:
+		d.lost(&r, sink)
 	default:
 		r.fail(fmt.Errorf("records of type %d are not known", typ))
 	}
@@ -43,8 +52,21 @@ func (d *Decoder) Decode(typ byte, body []byte, sink Sink) error {
 	return nil
 }
 
-// Lost says that records are missing here: ticks can be decoded again after the next keyframe.
+// Lost says that records are missing here. Ticks can be decoded again after the next keyframe, and Enter is passed over
+// until then, too: a meter that has not seen what was entered before would lay time on the wrong state, and the meters
+// of the keyframe have all of it.
 func (d *Decoder) Lost() { d.whole = false }
+
+func (d *Decoder) lost(r *reader, sink Sink) {
+	n := r.uint()
+	if r.end() != nil {
+		return
+	}
+	d.Lost()
+	if m, ok := sink.(Mourner); ok {
+		m.Lost(n)
+	}
+}
 
 func (d *Decoder) keyframe(r *reader, sink Sink) {
 	at := r.time(usage.Time{})
@@ -68,7 +90,7 @@ func (d *Decoder) keyframe(r *reader, sink Sink) {
 		en.coding.from(&en.Open)
 		d.table = append(d.table, en)
 	}
-	d.at, d.whole = at, true
+	d.at, d.whole, d.ticked = at, true, false
 	sink.Table(at, open)
 }
 
@@ -103,10 +125,11 @@ func (d *Decoder) enter(r *reader, sink Sink) {
 	epoch := r.uint()
 	at := r.time(usage.Time{})
 	state := r.state()
-	if r.end() != nil {
+	if r.end() != nil || !d.whole {
 		return
 	}
 	if en := d.table.get(epoch); en != nil {
+		en.Meter.Enter(at, state, nil)
 		en.State = state
 	}
 	sink.Enter(epoch, at, state)
@@ -133,72 +156,4 @@ func (d *Decoder) signed(r *reader, sink Sink) {
 	if r.end() == nil {
 		sink.Signed(s)
 	}
-}
-
-// row is what a tick says of an incarnation.
-type row struct {
-	at           int // in the table
-	known, moved usage.Set
-	grew         [usage.Fields]uint64
-}
-
-func (d *Decoder) tick(r *reader, sink Sink) {
-	missed := r.uint()
-	at := r.time(tickAfter(d.at, missed))
-	n := r.uint()
-	if !d.whole || r.err != nil {
-		return
-	}
-	if n != uint64(len(d.table)) {
-		r.fail(fmt.Errorf("a tick of %d incarnations, and the table has %d", n, len(d.table)))
-		return
-	}
-	d.rows = d.rows[:0]
-	for next := 0; len(r.b) > 0 && r.err == nil; next++ {
-		next = d.row(r, next)
-	}
-	if r.err != nil {
-		return
-	}
-	d.at = at
-	for i := range d.rows {
-		d.table[d.rows[i].at].coding.apply(&d.rows[i])
-	}
-	for _, en := range d.table {
-		s := en.Open.sample(at, missed, en.coding.reading())
-		sink.Sample(en.Life.Incarnation.Epoch, s)
-	}
-}
-
-// row reads a row that is at place next of the table or later, and returns where.
-func (d *Decoder) row(r *reader, next int) int {
-	head := r.uint()
-	if head>>1 >= uint64(len(d.table)-next) {
-		r.fail(errValue)
-		return next
-	}
-	next += int(head >> 1)
-	c := &d.table[next].coding
-	w := row{at: next, known: c.known, moved: c.moved}
-	if head&1 == 1 {
-		flags := r.byte()
-		w.moved = usage.Set(flags &^ knownFollows)
-		if flags&knownFollows != 0 {
-			w.known = r.set()
-		}
-	}
-	for f := range usage.Field(usage.Fields) {
-		if w.moved.Has(f) {
-			w.grew[f] = r.diff(f)
-		}
-	}
-	d.rows = append(d.rows, w)
-	return next
-}
-
-func (c *coding) apply(w *row) {
-	for f := range usage.Field(usage.Fields) {
-		c.values[f] += w.grew[f]
-	}
-	c.known, c.moved = w.known, w.moved
 }
