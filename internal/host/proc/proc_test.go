@@ -217,3 +217,19 @@ func BenchmarkCPU(b *testing.B) {
 		}
 	}
 }
+
+func TestStartTicksTellOneProcessFromTheNext(t *testing.T) {
+	pid, end := child(t, "echo up; read x")
+	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(string(stat)) // the name sh has no spaces
+	if got, err := StartTicks(pid); err != nil || strconv.FormatUint(got, 10) != fields[21] {
+		t.Errorf("%d, %v, and field 22 is %s", got, err, fields[21])
+	}
+	end()
+	if _, err := StartTicks(pid); !errors.Is(err, ErrGone) {
+		t.Errorf("of a process that has ended: %v", err)
+	}
+}

@@ -1,6 +1,7 @@
 package tap
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -168,6 +169,23 @@ func BenchmarkDump(b *testing.B) {
 				b.Error(err)
 				return
 			}
+		}
+	})
+}
+
+func TestIndexIsThatOfTheDump(t *testing.T) {
+	inNamespace(t, func() {
+		want := makeTap(t, "m0")
+		d := dumper(t)
+		defer d.Close()
+		if got, err := d.Index("m0"); err != nil || got != want {
+			t.Errorf("%d, %v, want %d", got, err, want)
+		}
+		if _, err := d.Index("m1"); !errors.Is(err, ErrAbsent) {
+			t.Errorf("of a device that is not there: %v", err)
+		}
+		if _, err := d.Index("a-name-that-is-too-long"); !errors.Is(err, ErrName) {
+			t.Errorf("of a name that is none: %v", err)
 		}
 	})
 }

@@ -12,8 +12,12 @@ const interval = 100_000_000
 // needs a keyframe. Of a body that it refuses, the next keyframe has what was used; a tick must not be appended behind
 // that one any more, and all others may be.
 type Encoder struct {
+	// Found, where it is set, is told what the meters could not believe of a tick.
+	Found func(epoch uint64, f usage.Finding)
+
 	table table
 	at    usage.Time // of the keyframe or tick before
+	found []usage.Finding
 }
 
 // Restore puts an incarnation into the table that an earlier metald left, before the first Keyframe. Its Next may be

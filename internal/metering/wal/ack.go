@@ -85,6 +85,13 @@ func (a *acks) set(seq uint64) error {
 	return nil
 }
 
+// again writes the last acknowledgement once more: the process before may have ended before it was durable.
+func (a *acks) again() error {
+	a.turn.Lock()
+	defer a.turn.Unlock()
+	return a.write(a.get())
+}
+
 // write uses a file no more once it could not be written or synced.
 func (a *acks) write(seq uint64) error {
 	a.gen++
@@ -125,7 +132,7 @@ func (a *acks) replace(slot []byte) error {
 }
 
 func put(f File, b []byte, at int64) error {
-	if _, err := f.WriteAt(b, at); err != nil {
+	if err := writeAll(f, b, at); err != nil {
 		return err
 	}
 	return f.Sync()
@@ -145,51 +152,4 @@ func (a *acks) close() {
 		a.file.Close()
 		a.file = nil
 	}
-}
-
-// Ack says that the records up to seq are somewhere else for good. It returns when that is durable; then the segments
-// with nothing later are removed.
-func (l *Log) Ack(seq uint64) error {
-	l.mu.Lock()
-	durable, finals := l.durable, l.finals
-	l.mu.Unlock()
-	if seq > max(durable, finals) {
-		return fmt.Errorf("acknowledge %d: only %d is durable", seq, durable)
-	}
-	if err := l.acks.set(seq); err != nil {
-		return err
-	}
-	return l.truncate(seq)
-}
-
-// truncate removes segments all of whose records are below or at seq. The last one stays: it has the head of the chain.
-func (l *Log) truncate(seq uint64) error {
-	l.mu.Lock()
-	n := 0
-	for n+1 < len(l.segments) && limit(l.segments, n) <= seq && l.segments[n].number < l.writing() {
-		n++
-	}
-	gone := l.segments[:n:n]
-	l.segments = l.segments[n:]
-	l.mu.Unlock()
-	var err error
-	for i := range gone {
-		if e := l.dir.Remove(gone[i].name()); e != nil && !errors.Is(e, os.ErrNotExist) {
-			err = errors.Join(err, e)
-		}
-	}
-	return err
-}
-
-// writing is the number of the last segment. The caller holds mu.
-func (l *Log) writing() uint64 { return l.segments[len(l.segments)-1].number }
-
-// limit is the last number that segment i may be asked for: those that come after it supersede it from their first
-// records on.
-func limit(segments []segment, i int) uint64 {
-	last := ^uint64(0)
-	for _, s := range segments[i+1:] {
-		last = min(last, s.first-1)
-	}
-	return last
 }
