@@ -142,7 +142,7 @@ func TestUsageHelp(t *testing.T) {
 func TestWALDumpAndVerify(t *testing.T) {
 	dir := filepath.Join(metered(t), "usage.wal")
 	code, out, log := call(t, []string{"wal", "dump", dir})
-	for _, want := range []string{"\n2 begin ", "epoch 1: VM web of acme on h", "epoch 1: tick 0 at 2026-11-24T12:00:10Z (monotonic 11000000000), running {cpu=5000000000}", "903 signed "} {
+	for _, want := range []string{"\n# 2 type=3 ", `begins: epoch 1, VM "web" of "acme"`, "epoch 1 tick 0 at 2026-11-24T12:00:10.000000000Z (mono 11000000000): running {cpu=5000000000}", "record 902 signed at "} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%d, %s: no %q in the dump", code, log, want)
 		}

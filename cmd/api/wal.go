@@ -58,18 +58,32 @@ func runWAL(args []string, out, log io.Writer) int {
 
 // dumpWAL prints a log for people.
 func dumpWAL(out io.Writer, dir string) error {
-	p := &printer{out: out}
+	p := &record.Printer{Out: out}
 	var d record.Decoder
 	return wal.Walk(dir, func(e wal.Entry) error {
-		p.entry(e)
-		switch {
-		case e.Lost != nil:
+		err := printEntry(out, e)
+		if e.Lost != nil {
 			d.Lost()
-		case p.err == nil:
-			if err := d.Decode(e.Type, e.Body, p); err != nil {
-				p.printf("  cannot be read: %v\n", err)
-			}
+		} else if bad := d.Decode(e.Type, e.Body, p); bad != nil && err == nil {
+			_, err = fmt.Fprintln(out, "cannot be read:", bad)
 		}
-		return p.err
+		return errors.Join(err, p.Err)
 	})
+}
+
+// printEntry prints the line above what a record says.
+func printEntry(out io.Writer, e wal.Entry) error {
+	if e.Lost != nil {
+		_, err := fmt.Fprintln(out, "# lost", e.Lost)
+		return err
+	}
+	more := ""
+	if e.First != e.Seq {
+		more = fmt.Sprintf(" first=%d level=%d", e.First, e.Level)
+	}
+	if e.Repaired {
+		more += " repaired"
+	}
+	_, err := fmt.Fprintf(out, "# %d type=%d%s bytes=%d hash=%x\n", e.Seq, e.Type, more, len(e.Body), e.Hash)
+	return err
 }

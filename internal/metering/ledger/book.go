@@ -63,7 +63,7 @@ type book struct {
 	closed func(*account)                // one has ended
 	placed func(*account, usage.Span)    // something was used
 	found  func(*account, usage.Finding) // something cannot be true
-	work   int                           // samples, of all incarnations
+	lost   uint64                        // records that the log says it had lost before it was made coarser
 	list   []usage.Finding
 }
 
@@ -140,7 +140,6 @@ func (b *book) catchUp(a *account, m *usage.Meter) {
 
 // Thin adds many ticks that the log has as one.
 func (b *book) Thin(epoch uint64, l usage.Leap) {
-	b.work++
 	b.now(l.After.Totals.At)
 	if a := b.accounts[epoch]; a != nil {
 		b.catchUp(a, &l.After)
@@ -157,7 +156,6 @@ func (b *book) Enter(epoch uint64, at usage.Time, state usage.State) {
 
 // Sample adds a tick.
 func (b *book) Sample(epoch uint64, s usage.Sample) {
-	b.work++
 	b.now(s.At)
 	if a := b.accounts[epoch]; a != nil {
 		b.add(a, s)
@@ -201,6 +199,9 @@ func (b *book) close(a *account, final usage.Totals, reason string) {
 	delete(b.accounts, a.life.Incarnation.Epoch)
 	b.closed(a)
 }
+
+// Lost counts records that were lost before those around them were made coarser.
+func (b *book) Lost(records uint64) { b.lost += records }
 
 // Signed changes nothing here: metald wal verify looks at it.
 func (b *book) Signed(record.Signature) {}

@@ -200,3 +200,55 @@ func TestALogThatIsBehindTheLedger(t *testing.T) {
 		t.Errorf("position and epoch %s, the log has %d", got, h.last)
 	}
 }
+
+// A log that was made coarser says the same of totals, and of hours as near as its records lie: a ledger that has
+// followed it before changes nothing, and one that is made of it has every byte.
+func TestACoarseLog(t *testing.T) {
+	h := newHost(t, 12)
+	defer h.close()
+	stays := h.begin("stays", "acme")
+	goes := h.begin("goes", "acme")
+	for i := range 20_000 {
+		if i == 7000 {
+			h.end(goes, "guest-shutdown")
+		}
+		h.tick(200 * ms)
+	}
+	h.flush()
+	l := h.ledger(nil)
+	whole := exported(t, l)
+	mustClose(t, l)
+	size := h.log.Status().Bytes
+	h.quota = size / 2
+	h.restart()
+	h.tick(200 * ms)
+	h.flush()
+	for deadline := time.Now().Add(20 * time.Second); h.log.Status().Bytes > h.quota; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the log is not made coarser: %+v, at first %d bytes", h.log.Status(), size)
+		}
+	}
+	l = h.ledger(nil)
+	defer mustClose(t, l)
+	if got := exported(t, l); strings.Count(got, "\n") != strings.Count(whole, "\n") {
+		t.Errorf("the ledger that followed has\n%sand had\n%s", got, whole)
+	}
+	_, err := l.Usage(context.Background(), Query{VM: "stays", From: noon.Add(time.Second), To: noon.Add(time.Minute)})
+	if types.KindOf(err) != types.KindPrecondition || !strings.Contains(err.Error(), "available from") {
+		t.Errorf("a minute of which the log has one record: %v", err)
+	}
+	anew := h.ledger(func(c *Config) { c.Path += ".anew" })
+	defer mustClose(t, anew)
+	for _, g := range []*guest{stays, goes} {
+		q := Query{VM: g.life.Incarnation.VM}
+		for _, l := range []*Ledger{l, anew} {
+			if got := sum(ask(t, l, q).Windows); got != g.meter.Totals.Amount {
+				t.Errorf("%s: %+v, the sampler has %+v", q.VM, got, g.meter.Totals.Amount)
+			}
+		}
+		q.From, q.To = noon, noon.Add(24*time.Hour)
+		if got := sum(ask(t, anew, q).Windows).Of; got != g.meter.Totals.Of {
+			t.Errorf("%s by the hour: %v, the sampler has %v", q.VM, got, g.meter.Totals.Of)
+		}
+	}
+}

@@ -273,6 +273,7 @@ func (l *Ledger) Status() Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.status
+	s.Lost += l.book.lost
 	s.Position, s.Saved, s.Open = l.position, l.state.Position, len(l.book.accounts)
 	return s
 }

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/record"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/record/thin"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage/export"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/wal"
@@ -42,7 +43,8 @@ type guest struct {
 type host struct {
 	t       testing.TB
 	dir     string
-	segment int // bytes
+	segment int   // bytes
+	quota   int64 // bytes; 0: the log is never made coarser
 	log     *wal.Log
 	stop    func() error
 	enc     record.Encoder
@@ -70,15 +72,16 @@ func (h *host) path() string { return filepath.Join(h.dir, "usage.db") }
 
 func (h *host) open() {
 	h.t.Helper()
-	log, err := wal.Open(filepath.Join(h.dir, "wal"), wal.Options{SegmentBytes: h.segment, ReserveBytes: 64 << 10, Label: []byte("test")})
+	log, err := wal.Open(filepath.Join(h.dir, "wal"), wal.Options{SegmentBytes: h.segment, ReserveBytes: 64 << 10, Label: []byte("test"), QuotaBytes: h.quota, Thin: thin.Records})
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	ran := make(chan error, 1)
+	ran, thinned := make(chan error, 1), make(chan error, 1)
 	go func() { ran <- log.Run(ctx) }()
+	go func() { thinned <- log.Compact(ctx) }()
 	h.log = log
-	h.stop = sync.OnceValue(func() error { cancel(); return errors.Join(<-ran, log.Close()) })
+	h.stop = sync.OnceValue(func() error { cancel(); return errors.Join(<-ran, <-thinned, log.Close()) })
 	h.append(record.TypeKeyframe, h.enc.Keyframe(nil, h.at))
 }
 

@@ -54,7 +54,7 @@ func TestRunFollows(t *testing.T) {
 
 // neverLess asks until done, and compares each answer with the one before.
 func neverLess(t *testing.T, l *Ledger, done <-chan int) {
-	var last, lastHours usage.Amount
+	var last, lastHours, lastFine usage.Amount
 	for {
 		select {
 		case <-done:
@@ -63,7 +63,8 @@ func neverLess(t *testing.T, l *Ledger, done <-chan int) {
 		}
 		so, err := l.Usage(context.Background(), Query{Tenant: "acme"})
 		hours, err2 := l.Usage(context.Background(), Query{VM: "a", From: noon, To: noon.Add(240 * time.Hour)})
-		if err := errors.Join(err, err2); err != nil {
+		fine, err3 := l.Usage(context.Background(), Query{VM: "a", From: noon.Add(5 * time.Second), To: noon.Add(5407 * time.Second), Step: 13 * time.Second})
+		if err := errors.Join(err, err2, err3); err != nil {
 			t.Error(err)
 			return
 		}
@@ -72,7 +73,12 @@ func neverLess(t *testing.T, l *Ledger, done <-chan int) {
 			t.Errorf("used %v, by the hour %v, after %v, %v", now, nowHours, last, lastHours)
 			return
 		}
-		last, lastHours = now, nowHours
+		nowFine := sum(fine.Windows)
+		if nowFine.Max(lastFine) != nowFine {
+			t.Errorf("in windows within hours %v, after %v", nowFine, lastFine)
+			return
+		}
+		last, lastHours, lastFine = now, nowHours, nowFine
 		l.Latest("a")
 		l.Accounts()
 	}
