@@ -141,7 +141,7 @@ func (r *rig) recovers() Report {
 	if r.crashed() {
 		return Report{}
 	}
-	if s := r.log.Status(); s.Durable != s.Next-1 || s.Err != nil || s.ReserveErr != nil {
+	if s := r.log.Status(); s.Durable != s.Next-1 || s.Err != nil || s.ReserveErr != nil || s.RecoveryErr != nil {
 		r.fail("after recovery: %+v", s)
 	}
 	r.shut()

@@ -52,7 +52,7 @@ func (l *Log) compactOne() bool {
 	best := -1
 	for i := range max(newest(segments), 0) {
 		s := segments[i]
-		if !s.finals && s.level < MaxLevel && !s.bad && limit(segments, i) >= s.first && (best < 0 || s.level < segments[best].level) {
+		if !s.finals && s.level < MaxLevel && !s.bad && !s.unsettled && limit(segments, i) >= s.first && (best < 0 || s.level < segments[best].level) {
 			best = i
 		}
 	}

@@ -29,7 +29,7 @@ func (l *Log) recover() error {
 	l.next = max(l.next, l.durable+1) + l.unknown()
 	l.finals, l.fresh = l.durable, true
 	if err := l.dir.Sync(); err != nil {
-		l.status.Err = errors.Join(l.status.Err, err)
+		l.status.RecoveryErr = errors.Join(l.status.RecoveryErr, err)
 	}
 	return nil
 }
@@ -46,7 +46,7 @@ func (l *Log) recoverSegment(s *segment, main bool) error {
 	}
 	all := scan(data, s.salt)
 	if err := l.settle(s, data, all); err != nil {
-		l.status.Err = fmt.Errorf("make %s durable: %w", s.name(), err)
+		l.status.RecoveryErr = fmt.Errorf("make %s durable: %w", s.name(), err)
 		s.unsettled = true
 	}
 	last, head := max(s.first-1, s.last, all.last()), s.prev
@@ -93,6 +93,43 @@ func (l *Log) settle(s *segment, data []byte, all found) error {
 		return errors.Join(err, e)
 	}
 	return nil
+}
+
+// settleAgain makes copies of segments that Open could not make durable. The files themselves are not to be synced again.
+func (w *writer) settleAgain() {
+	l := w.log
+	l.mu.Lock()
+	err, segments := l.status.RecoveryErr, l.segments
+	l.mu.Unlock()
+	if err == nil {
+		return
+	}
+	err = l.dir.Sync()
+	for _, s := range segments {
+		if !s.unsettled || err != nil {
+			continue
+		}
+		if err = l.copySegment(s); err == nil {
+			s.unsettled = false
+			l.replace(s)
+		}
+	}
+	l.mu.Lock()
+	l.status.RecoveryErr = err
+	l.mu.Unlock()
+}
+
+func (l *Log) copySegment(s segment) error {
+	f, err := l.dir.Open(s.name())
+	if err != nil {
+		return err
+	}
+	data, err := readAll(f)
+	f.Close()
+	if err != nil {
+		return err
+	}
+	return writeFile(l.dir, s.name(), data)
 }
 
 // unknown is how many numbers may have been given to records in files that say nothing any more, and that came after

@@ -103,7 +103,7 @@ func (r *rig) open() bool {
 			r.fail("record %d was told, and its number is used again: next is %d", seq, l.next)
 		}
 	}
-	r.read(l.NewReader(0), l.Status().Err == nil)
+	r.read(l.NewReader(0), l.Status().RecoveryErr == nil)
 	return true
 }
 
@@ -135,7 +135,7 @@ func (r *rig) put(rec Record) (uint64, error) {
 // commit lets the log's writer do what it does when it is woken after a while, and notes what it then tells.
 func (r *rig) commit() {
 	r.now = r.now.Add(2 * r.opt.retry())
-	r.w.tendReserve()
+	r.w.tend()
 	r.w.commit(r.now)
 	for seq := range r.appended {
 		if seq >= r.since && (seq <= r.log.durable || r.final[seq] && seq <= r.log.finals) {

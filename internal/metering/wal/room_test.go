@@ -124,6 +124,38 @@ func TestFinalsOutlivePowerOnAFullDisk(t *testing.T) {
 	}
 }
 
+// TestSyncFails: the segment is left, and its records are in another one before they are told to be durable.
+func TestSyncFails(t *testing.T) {
+	d := newDisk()
+	l, stop := running(t, d, tiny)
+	defer stop()
+	for i := range 8 {
+		d.mu.Lock()
+		from := d.ops
+		d.fault = func(o op) error {
+			if i%2 == 1 && o.n <= from+1 && o.kind == "sync" {
+				return syscall.EIO
+			}
+			return nil
+		}
+		d.mu.Unlock()
+		seq, err := l.Append(Record{Keyframe: l.NeedsKeyframe(), Body: body(uint64(i + 1))})
+		if err := errors.Join(err, l.Wait(t.Context(), seq)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := l.Status(); s.Abandoned != 4 || s.Err != nil || s.Durable != 8 {
+		t.Errorf("%+v", s)
+	}
+	if err := stop(); err != nil || len(d.broken) > 0 {
+		t.Fatal(err, d.broken)
+	}
+	d.powerCut()
+	if r, there := d.files().read(t); !r.OK() || len(there) != 8 {
+		t.Errorf("%+v", r)
+	}
+}
+
 // TestReserveErrorStays: it is told until there is room put aside.
 func TestReserveErrorStays(t *testing.T) {
 	d := newDisk()

@@ -52,10 +52,16 @@ func (w *writer) run(ctx context.Context) {
 			return
 		case <-w.log.wake:
 		case <-timer.C:
-			w.tendReserve()
+			w.tend()
 		}
 		w.commit(time.Now())
 	}
+}
+
+// tend does again what failed before, and has nothing to do with what comes in.
+func (w *writer) tend() {
+	w.settleAgain()
+	w.tendReserve()
 }
 
 // commit makes durable what has come in, if the disk does not refuse.

@@ -21,6 +21,8 @@ type Status struct {
 	OverQuota bool
 	// Err is why the last attempt to write failed, nil once one succeeded.
 	Err error
+	// RecoveryErr is why what Open found could not be made durable, though it is read; nil once it is.
+	RecoveryErr error
 	// ReserveErr is why no room is put aside for final records, nil once there is.
 	ReserveErr error
 	// ThinErr is why the last attempt to make records coarser failed, nil once one succeeded.
