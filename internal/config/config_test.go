@@ -227,6 +227,9 @@ func TestWhoIsBilledWhereIsSaidWell(t *testing.T) {
 	}
 }
 
+// secrets compares what they hide.
+var secrets = cmp.Comparer(func(a, b Secret) bool { return a.Reveal() == b.Reveal() })
+
 func TestRoundTrip(t *testing.T) {
 	want := Config{
 		Backend: "qemu", Address: "::1", Port: 1, InsecureBind: true, AllowedHosts: []string{"a", "b.example"},
@@ -234,14 +237,14 @@ func TestRoundTrip(t *testing.T) {
 		VMMUIDBase: 9, QEMUBinary: "/bin/q", FirecrackerBinary: "/bin/f", CloudHypervisorBinary: "/bin/c", JailerEnabled: true, JailerBinary: "/bin/j",
 		JailerUID: 3, JailerGID: 4, JailerChrootDir: "/j", JailerNetNS: true, JailerPIDNS: true, JailerMemoryLimit: 7,
 		JailerCPUQuota: 250, JailerFDLimit: 100, JailerIOLimit: 8, QEMUAccel: "tcg", HostID: "h",
-		BillingEndpoint: "http://b.example", WALQuotaBytes: 1 << 30, WALRetention: time.Minute, LogLevel: "debug", LogFormat: "json",
+		BillingEndpoint: "http://b.example", BillingToken: NewSecret("t"), WALQuotaBytes: 1 << 30, WALRetention: time.Minute, LogLevel: "debug", LogFormat: "json",
 		StopTimeout: 1500 * time.Millisecond, OTelEnabled: false,
 	}
 	got, err := load(nil, want.Environ()...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, secrets); diff != "" {
 		t.Error(diff)
 	}
 	v := reflect.ValueOf(want)
@@ -306,7 +309,7 @@ func TestEnvFileIsReadable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, secrets); diff != "" {
 		t.Errorf("the file with every # removed is not the defaults:\n%s", diff)
 	}
 }

@@ -59,7 +59,7 @@ func openMetering(ctx context.Context, cfg config.Config, log *slog.Logger) (m *
 	})
 	if err == nil && cfg.BillingEndpoint != "" {
 		m.shipper, err = shipper.New(shipper.Config{
-			URL: cfg.BillingEndpoint, InstanceID: m.host, Log: unacked{m.log}, Path: shippedPath(cfg),
+			URL: cfg.BillingEndpoint, Token: cfg.BillingToken.Reveal(), InstanceID: m.host, Log: unacked{m.log}, Path: shippedPath(cfg),
 			Accounts: m.sampler.Accounts, Signed: m.signed, Logger: log,
 		})
 	}

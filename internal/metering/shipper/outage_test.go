@@ -91,7 +91,7 @@ func TestReceiverAwayForLong(t *testing.T) {
 	if before.Load() != 1 {
 		t.Errorf("%d batches came before the totals", before.Load()-1)
 	}
-	if limit := uint64(64<<20 + vms<<16); most > limit { // with the receiver's and the world's
+	if limit := uint64(64<<20 + vms<<17); most > limit { // with the receiver's and the world's
 		t.Errorf("%d MB of heap", most>>20)
 	}
 	if limit := vms + 64; waiting > limit {
