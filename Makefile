@@ -59,7 +59,7 @@ docs: packages-build ## rewrite the generated parts of the documentation
 	go run -buildvcs=false ./cmd/docgen -write
 
 bench: packages-test vm-assets ## compare metald with its floors; BENCH=Create runs a part
-	METALD_TEST_ASSETS=$(abspath $(ASSETS)) go test -buildvcs=false -timeout 40m -run '^$$' -bench '$(BENCH)' -benchtime 1x ./test/bench ./internal/api ./internal/metering/sampler \
+	METALD_TEST_ASSETS=$(abspath $(ASSETS)) go test -buildvcs=false -timeout 40m -run '^$$' -bench '$(BENCH)' -benchtime 1x ./test/bench ./internal/api ./internal/metering/{sampler,wal,record} ./internal/billing/store \
 		| go run -buildvcs=false ./test/bench/report $(if $(filter .,$(BENCH)),-doc docs/performance.md)
 
 conformance: packages-test vm-assets ## what each backend was seen to do, as a table in docs/backend-support.md; takes what `make lab` found

@@ -56,6 +56,10 @@ var gates = []gate{
 	{"Sampler/taps30", "B16", "the same, 30 % active, with 1,000 taps", "%core", 6, 4.5, false},
 	{"Sampler/active100", "B16", "how late a tick is, p99, all active (ms)", "p99-late-ms", 20, 2, false},
 	{"Sampler/active100", "B16", "allocations of sampler and log together, per tick", "allocs/tick", 0.5, 0, false},
+	{"LogTick", "B17", "one tick of 1,000 VMs in the log, durable ÷ write and fdatasync of the same bytes", "ratio", 1.3, 1.1, false},
+	{"OnDisk/mix", "B18", "bytes on disk for one reading of a VM: 70 % idle, 25 % light, 5 % busy", "B/sample", 6, 4.4, false},
+	{"Ingest", "B19", "readings per second that billaged takes, each batch of 600 durable", "samples/s", 10_000, 100_000, true},
+	{"Ingest", "B19", "the same ÷ bare SQLite inserts of the same rows", "ratio", 1, 2, true},
 	{"TailUnderChurn", "B15", "p99 of GetVmInfo during 50 creates/s ÷ p99 when idle", "ratio", 4, 2, false},
 }
 
