@@ -142,6 +142,9 @@ func (e *engine) revive() bool {
 	if err != nil {
 		e.cfg.Logger.Error("what is kept of lives that ended cannot be read", "error", err)
 	}
+	if len(list) > 0 {
+		e.cfg.Logger.Warn("the billing service has lives open, or lost lives, that had ended; they are sent again", "lives", len(list), "since", since)
+	}
 	if e.lostSince = 0; since != 0 {
 		e.done = map[uint64]uint64{} // what the log has of lives that ended is sent again as well
 	}
