@@ -3,6 +3,7 @@ package harness
 import (
 	"fmt"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -28,10 +29,7 @@ type Billaged struct {
 // NewBillaged builds and starts one. It is ended when the test ends.
 func NewBillaged(tb testing.TB) *Billaged {
 	tb.Helper()
-	b := &Billaged{StateDir: tb.TempDir(), binary: filepath.Join(tb.TempDir(), "billaged"), port: FreePort(tb), log: &syncBuffer{}}
-	if out, err := exec.Command("go", "build", "-o", b.binary, "github.com/unkeyed/unkey/go/deploy/metald/cmd/billaged").CombinedOutput(); err != nil {
-		tb.Fatalf("build billaged: %v\n%s", err, out)
-	}
+	b := &Billaged{StateDir: tb.TempDir(), binary: billagedBinary(tb), port: FreePort(tb), log: &syncBuffer{}}
 	b.URL = fmt.Sprintf("http://127.0.0.1:%d", b.port)
 	b.Client = billingv1connect.NewBillingServiceClient(&http.Client{Timeout: 10 * time.Second}, b.URL)
 	b.Start(tb)
@@ -42,6 +40,18 @@ func NewBillaged(tb testing.TB) *Billaged {
 		}
 	})
 	return b
+}
+
+func billagedBinary(tb testing.TB) string {
+	tb.Helper()
+	if built := os.Getenv("METALD_TEST_BILLAGED"); built != "" { // where there is no Go to build it with
+		return built
+	}
+	path := filepath.Join(tb.TempDir(), "billaged")
+	if out, err := exec.Command("go", "build", "-o", path, "github.com/unkeyed/unkey/go/deploy/metald/cmd/billaged").CombinedOutput(); err != nil {
+		tb.Fatalf("build billaged: %v\n%s", err, out)
+	}
+	return path
 }
 
 // Start starts it and waits until it is ready.

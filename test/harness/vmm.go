@@ -56,6 +56,9 @@ func (v VMM) Ends() string {
 	return guest.ExitPowerOff
 }
 
+// EndsWithGuest says that the VMM is gone with its guest, and so are the last figures of its disks.
+func (v VMM) EndsWithGuest() bool { return v.Backend == "cloudhypervisor" }
+
 // Site is an assets directory, and what a metald has to be told so that it finds VMMs.
 type Site struct {
 	Options
@@ -68,11 +71,7 @@ func NewSite(tb testing.TB, vmms ...VMM) Site {
 	tb.Helper()
 	s := Site{Kernels: map[string]string{}, RootDisks: map[string]string{}}
 	s.AssetsDir = ShortDir(tb)
-	accel := "tcg"
-	if os.Getenv("METALD_TEST_KVM") == "1" {
-		accel = "kvm"
-	}
-	s.Env = append(s.Env, "UNKEY_METALD_BACKEND="+vmms[0].Backend, "UNKEY_METALD_QEMU_ACCEL="+accel)
+	s.Env = append(s.Env, "UNKEY_METALD_BACKEND="+vmms[0].Backend, "UNKEY_METALD_QEMU_ACCEL=tcg")
 	for _, v := range vmms {
 		p := v.prepare(tb, s.AssetsDir)
 		s.Kernels[v.Name], s.RootDisks[v.Name] = p.kernel, p.rootDisk

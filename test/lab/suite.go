@@ -51,7 +51,7 @@ func Variable(name string) string {
 
 // Environment are the variables that tell tests what a machine with p on its second disk has.
 func (p Payload) Environment() []string {
-	env := []string{"METALD_TEST_KVM=1", "METALD_TEST_KERNEL_ARGS=" + kernelArgs, "METALD_TEST_STUBS=" + insideBin, "METALD_TEST_METALD=" + path.Join(insideBin, "metald")}
+	env := []string{"METALD_TEST_KVM=1", "METALD_TEST_KERNEL_ARGS=" + kernelArgs, "METALD_TEST_STUBS=" + insideBin, "METALD_TEST_METALD=" + path.Join(insideBin, "metald"), "METALD_TEST_BILLAGED=" + path.Join(insideBin, "billaged")}
 	for name := range p.Programs {
 		env = append(env, Variable(name)+"="+path.Join(insideBin, name))
 	}

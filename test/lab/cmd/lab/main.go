@@ -137,6 +137,7 @@ var needy = map[string]string{
 	"internal/host/cgroup":             "",
 	"internal/host/jail":               "",
 	"internal/vmmprocess":              "",
+	"test/metering":                    "TestTheBill/real-(firecracker|cloudhypervisor)|TestKilled",
 }
 
 // patterns are for go list.
@@ -161,7 +162,7 @@ func (o options) pattern(pkg string) string {
 
 // choose finds what is to be packed.
 func choose(ctx context.Context, o options) (lab.Payload, error) {
-	p := lab.Payload{Source: ".", Assets: o.assets, Commands: map[string]string{"metald": "./cmd/api"}, Programs: map[string]string{}}
+	p := lab.Payload{Source: ".", Assets: o.assets, Commands: map[string]string{"metald": "./cmd/api", "billaged": "./cmd/billaged"}, Programs: map[string]string{}}
 	stubs, err := list(ctx, "./internal/backend/stubvmm/cmd/...")
 	if err != nil {
 		return p, err
