@@ -220,7 +220,7 @@ func (s *Sampler) Signed(sig record.Signature) {
 	if s.ended {
 		return
 	}
-	if _, err := s.append(s.last, record.TypeSigned, func(dst []byte) []byte { return s.enc.Signed(dst, sig) }, func() {}); err != nil {
+	if _, err := s.append(s.now(), record.TypeSigned, func(dst []byte) []byte { return s.enc.Signed(dst, sig) }, func() {}); err != nil {
 		s.refused(err)
 	}
 }
