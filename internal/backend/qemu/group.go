@@ -41,13 +41,15 @@ func (l *launch) count() error {
 	if cage == nil {
 		return nil
 	}
-	g := group{Parent: cage.Name(), Name: jailer.IDOf(string(l.req.ID), l.req.Incarnation)}
+	g := group{Parent: cage.Name(), Name: groupName(l.req.ID, l.req.Incarnation)}
 	made, err := cage.Parent().Make(g.Name, cgroup.Limits{})
 	if err == nil {
 		l.private.Group, l.group = &g, made
 	}
 	return err
 }
+
+func groupName(id types.VMID, incarnation uint64) string { return jailer.IDOf(string(id), incarnation) }
 
 // enter has QEMU be born in its cgroup, or join it.
 func (l *launch) enter(c *vmmprocess.Command) (err error) {
@@ -85,9 +87,7 @@ func (b *Backend) removeGroup(ctx context.Context, p private) error {
 func (b *Backend) Sweep(ctx context.Context, keep []types.Handle) error {
 	known := map[string]bool{}
 	for _, h := range keep {
-		if p, err := checkHandle(h); err == nil && p.Group != nil {
-			known[p.Group.Name] = true
-		}
+		known[groupName(h.VM, h.Incarnation)] = true // also where the handle is another's: in doubt a VM is left alone
 	}
 	cage := b.groups()
 	if cage == nil {
