@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/stubvmm"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/kvm"
 )
 
@@ -38,6 +39,23 @@ func VMMs() []VMM {
 	}
 }
 
+// RealVMMs lists the real hypervisors that boot guests. The tests of one that this machine lacks are skipped.
+func RealVMMs() []VMM {
+	return []VMM{
+		{Name: "real-qemu", Backend: "qemu", Real: true, prepare: realQEMU},
+		{Name: "real-firecracker", Backend: "firecracker", Real: true, prepare: realFirecracker},
+		{Name: "real-cloudhypervisor", Backend: "cloudhypervisor", Real: true, prepare: realCloudHypervisor},
+	}
+}
+
+// Ends is how a guest ends that is to end its VMM: a value of guest.ArgExit.
+func (v VMM) Ends() string {
+	if v.Backend == "firecracker" {
+		return guest.ExitReboot
+	}
+	return guest.ExitPowerOff
+}
+
 // Site is an assets directory, and what a metald has to be told so that it finds VMMs.
 type Site struct {
 	Options
@@ -50,7 +68,11 @@ func NewSite(tb testing.TB, vmms ...VMM) Site {
 	tb.Helper()
 	s := Site{Kernels: map[string]string{}, RootDisks: map[string]string{}}
 	s.AssetsDir = ShortDir(tb)
-	s.Env = append(s.Env, "UNKEY_METALD_BACKEND="+vmms[0].Backend, "UNKEY_METALD_QEMU_ACCEL=tcg")
+	accel := "tcg"
+	if os.Getenv("METALD_TEST_KVM") == "1" {
+		accel = "kvm"
+	}
+	s.Env = append(s.Env, "UNKEY_METALD_BACKEND="+vmms[0].Backend, "UNKEY_METALD_QEMU_ACCEL="+accel)
 	for _, v := range vmms {
 		p := v.prepare(tb, s.AssetsDir)
 		s.Kernels[v.Name], s.RootDisks[v.Name] = p.kernel, p.rootDisk
@@ -130,6 +152,35 @@ func realQEMU(tb testing.TB, _ string) vmmParts {
 	tb.Helper()
 	dir := Assets(tb)
 	return vmmParts{kernel: filepath.Join(dir, "vmlinux"), rootDisk: filepath.Join(dir, "rootfs.ext4")}
+}
+
+// realFirecracker is Firecracker, jailed.
+func realFirecracker(tb testing.TB, _ string) vmmParts {
+	tb.Helper()
+	return onKVM(tb, "vmlinux", "FIRECRACKER", "JAILER")
+}
+
+func realCloudHypervisor(tb testing.TB, _ string) vmmParts {
+	tb.Helper()
+	return onKVM(tb, "vmlinux", "CLOUD_HYPERVISOR")
+}
+
+// onKVM is for VMMs that METALD_TEST_… variables name, where guests run by KVM.
+func onKVM(tb testing.TB, kernel string, programs ...string) vmmParts {
+	tb.Helper()
+	if os.Getenv("METALD_TEST_KVM") != "1" {
+		tb.Skip("guests by KVM run in the KVM lab only, which sets METALD_TEST_KVM=1; `make lab` runs these tests there")
+	}
+	dir := Assets(tb)
+	p := vmmParts{kernel: filepath.Join(dir, kernel), rootDisk: filepath.Join(dir, "rootfs.ext4")}
+	for _, name := range programs {
+		path := os.Getenv("METALD_TEST_" + name)
+		if path == "" {
+			tb.Skipf("METALD_TEST_%s names no program", name)
+		}
+		p.env = append(p.env, "UNKEY_METALD_"+name+"_BINARY="+path)
+	}
+	return p
 }
 
 func put(tb testing.TB, dir, name string, content []byte) string {

@@ -21,10 +21,17 @@ const (
 // Open is an incarnation that lives, as a keyframe has it.
 type Open struct {
 	Life  usage.Life
-	Next  uint64 // the tick that comes next
-	At    usage.Time
+	Meter usage.Meter // what all records so far say was used: totals are known again after a loss
+	Next  uint64      // the tick that comes next; beyond the meter's where ticks between were not taken
+	At    usage.Time  // of the last tick; of the baseline where there was none
 	State usage.State
 	Last  usage.Reading // of the last tick
+}
+
+// OpenOf is what an earlier metald left, to be given to Encoder.Restore: nothing is known of a last tick but that it was.
+func OpenOf(a usage.Account) Open {
+	t := a.Meter.Totals
+	return Open{Life: a.Life, Meter: a.Meter, Next: t.Next, At: t.At, State: a.Meter.State}
 }
 
 // Line is what a tick has of one incarnation.
@@ -44,14 +51,14 @@ type Signature struct {
 
 // Sink takes what records say, in their order. What it is given is its own only until it returns.
 type Sink interface {
-	// Table is a keyframe: all incarnations that live. After a loss it tells what was missed.
+	// Table is a keyframe: all incarnations that live, in order of epoch. After a loss it tells what was missed: one that
+	// is not in it has ended, one that is new has begun, and each meter has what was used (usage.Meter.CatchUp).
 	Table(at usage.Time, open []Open)
 	Begin(l usage.Life)
 	Enter(epoch uint64, at usage.Time, state usage.State)
 	Sample(epoch uint64, s usage.Sample)
-	// Thin is many ticks as one: the last of them, and what was used in all of them, memory over time and the time in
-	// each state exactly.
-	Thin(epoch uint64, s usage.Sample, used usage.Amount)
+	// Thin is many ticks as one: for usage.Meter.Leap.
+	Thin(epoch uint64, l usage.Leap)
 	End(e usage.End)
 	Signed(s Signature)
 }

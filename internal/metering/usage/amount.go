@@ -48,9 +48,12 @@ func durationOf(s State) Quantity {
 
 // Amount is what was used: in some time, by an incarnation or by many.
 type Amount struct {
-	Of         [Quantities]U128
-	Measured   Set // fields that were measured at some tick; what was not is UNKNOWN and not 0
-	Incomplete Set // fields that were UNKNOWN at some tick: what is counted of them is the least that was used
+	Of       [Quantities]U128
+	Measured Set // fields that were measured at some tick; what was not is UNKNOWN and not 0
+	// Incomplete are fields of which what is counted is the least that was used: levels that were UNKNOWN at some tick,
+	// counters whose baseline was UNKNOWN or that still were at the end, and all of which a value was set aside. A
+	// counter that is UNKNOWN at a tick and known later is exact across.
+	Incomplete Set
 }
 
 // Known returns what was used of q; false if nobody measured it.

@@ -23,6 +23,12 @@ type Account struct {
 type End struct {
 	Life   Life
 	Last   Sample // the last tick: what was read when nothing more could be used, or when it was last seen alive
-	Final  Totals // from the baseline to Last
+	Final  Totals // from the baseline to Last: Meter.Final
 	Reason string // such as "guest-shutdown" or "host-lost"
+}
+
+// Finish makes the End of a life whose last tick is last.
+func (a *Account) Finish(last Sample, reason string) (End, []Finding) {
+	found := a.Meter.Add(last, nil, nil)
+	return End{Life: a.Life, Last: last, Final: a.Meter.Final(), Reason: reason}, found
 }

@@ -8,10 +8,12 @@ type Meter struct {
 	Totals Totals
 	State  State
 
-	Last    Reading      // the last believed value of each field
-	Seen    [Fields]Time // when it was read; for levels, up to when it is summed up
-	Lost    uint64       // ticks before the next one that were not read, and are not yet in Totals
-	Unknown Set          // levels that were UNKNOWN at the last tick: what they were is decided when they are known again
+	Last Reading      // the last believed value of each field
+	Seen [Fields]Time // when it was read; for levels, up to when it is summed up
+	Lost uint64       // ticks before the next one that were not read, and are not yet in Totals
+	// Unknown are fields that were UNKNOWN at the last tick. What a level was is decided when it is known again; a
+	// counter that is known again is exact across, and one that is not leaves the life's totals Incomplete.
+	Unknown Set
 }
 
 // Span is an amount that was used from one moment to another.
@@ -126,7 +128,7 @@ func (m *Meter) since(from Time, q Quantity, n U128, main *Span, place func(Span
 func (m *Meter) counter(f Field, s Sample, main *Span, place func(Span), found []Finding) []Finding {
 	v, ok := s.Reading.Value(f)
 	if !ok {
-		main.Amount.Incomplete |= 1 << f
+		m.Unknown |= 1 << f
 		return found
 	}
 	last, began := m.Last.Value(f)
@@ -148,6 +150,7 @@ func (m *Meter) counter(f Field, s Sample, main *Span, place func(Span), found [
 	}
 	m.Last.Put(f, v)
 	m.Seen[f] = s.At
+	m.Unknown &^= 1 << f
 	return found
 }
 

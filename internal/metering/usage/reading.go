@@ -39,8 +39,11 @@ func (f Field) String() string {
 // Set is a set of fields.
 type Set uint8
 
-// All is the set of all fields.
-const All Set = 1<<Fields - 1
+// Sets of fields.
+const (
+	All         Set = 1<<Fields - 1
+	AllCounters Set = 1<<Counters - 1
+)
 
 // SetOf returns the set of the given fields.
 func SetOf(fields ...Field) Set {

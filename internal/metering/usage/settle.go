@@ -50,8 +50,18 @@ func (m *Meter) Settle(t Totals, from Time, place func(Span)) []Finding {
 	return found
 }
 
+// Final is what was used if nothing follows: totals for an End.
+func (m *Meter) Final() Totals {
+	t := m.Totals
+	t.Incomplete |= m.Unknown & AllCounters
+	t.Of[GapTicks] = t.Of[GapTicks].Plus(Of64(m.Lost))
+	return t
+}
+
 // Close ends the incarnation with its final totals: what they have beyond the meter's is placed in the time after the
-// last tick that came. Then what was placed is what is in Totals, to the last byte. No tick may follow.
+// last tick that came. Then what was placed is what is in Totals, to the last byte. No tick may follow. Counters that
+// are still UNKNOWN stay Incomplete, unless final has measured them to their end. The zero final is for a life of which
+// nobody says more than its ticks did.
 func (m *Meter) Close(final Totals, place func(Span)) {
 	at := m.Totals.At
 	if final.At.Mono > at.Mono {
@@ -61,10 +71,30 @@ func (m *Meter) Close(final Totals, place func(Span)) {
 	joined := m.Totals.Join(final)
 	rest.Amount = joined.Amount.Minus(m.Totals.Amount)
 	rest.Amount.Measured, rest.Amount.Incomplete = final.Measured, final.Incomplete
+	rest.Amount.Incomplete |= m.Unknown & AllCounters &^ m.ended(final)
 	if lost := Of64(m.Lost); rest.Amount.Of[GapTicks].Less(lost) {
 		rest.Amount.Of[GapTicks] = lost
 	}
-	m.Lost = 0
+	m.Lost, m.Unknown = 0, m.Unknown&^AllCounters
 	m.put(rest, place)
 	m.Totals.At, m.Totals.Next = joined.At, joined.Next
+}
+
+// ended are fields that final has measured to their end.
+func (m *Meter) ended(final Totals) Set {
+	if final.Next < m.Totals.Next {
+		return 0
+	}
+	return final.Measured &^ final.Incomplete
+}
+
+// Finish closes the meter of a life as its End has it: with the last tick, if that is new, and the final totals. It
+// returns what could not be believed.
+func (m *Meter) Finish(e End, place func(Span)) []Finding {
+	var found []Finding
+	if e.Last.Seq < e.Final.Next { // else there was no tick
+		found = m.Add(e.Last, place, nil)
+	}
+	m.Close(e.Final, place)
+	return found
 }

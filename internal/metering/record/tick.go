@@ -1,0 +1,104 @@
+package record
+
+import "github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
+
+// Flags of a row's fields, beside those of the fields themselves.
+const knownFollows = 1 << 7
+
+// Tick appends one tick: a line for each incarnation, in order of epoch. Of those that have none nothing was read; a
+// line of one that is not in the table is left out. missed is how many ticks before it were not taken, of all
+// incarnations that had a tick before.
+func (e *Encoder) Tick(dst []byte, at usage.Time, missed uint64, lines []Line) []byte {
+	e.sort(lines)
+	w := writer{dst}
+	w.byte(version)
+	w.uint(missed)
+	w.time(at, tickAfter(e.at, missed))
+	w.uint(uint64(len(e.table)))
+	gap := uint64(0)
+	for _, en := range e.table {
+		if w.row(&en.coding, en.now, gap) {
+			gap = 0
+		} else {
+			gap++
+		}
+		en.tick(at, missed)
+	}
+	e.at = at
+	return w.b
+}
+
+// tickAfter is when the tick is expected that comes after from.
+func tickAfter(from usage.Time, missed uint64) usage.Time {
+	ns := int64(missed+1) * interval
+	return usage.Time{Mono: from.Mono + ns, Wall: from.Wall + ns}
+}
+
+// sort gives each incarnation its line.
+func (e *Encoder) sort(lines []Line) {
+	for _, en := range e.table {
+		en.now = usage.Reading{}
+	}
+	next := 0
+	for i := range lines {
+		epoch := lines[i].Epoch
+		for next < len(e.table) && e.table[next].Life.Incarnation.Epoch < epoch {
+			next++
+		}
+		if next < len(e.table) && e.table[next].Life.Incarnation.Epoch == epoch {
+			e.table[next].now = lines[i].Reading
+		} else if en := e.table.get(epoch); en != nil {
+			en.now = lines[i].Reading
+		}
+	}
+}
+
+// row writes what of an incarnation is not as it was, if anything, after gap others that are.
+func (w *writer) row(c *coding, now usage.Reading, gap uint64) bool {
+	var moved usage.Set
+	var grew [usage.Fields]uint64
+	for f := range usage.Field(usage.Fields) {
+		if v, ok := now.Value(f); ok && v != c.values[f] {
+			grew[f] = v - c.values[f]
+			c.values[f] = v
+			moved |= 1 << f
+		}
+	}
+	known := now.Known()
+	if moved == 0 && known == c.known {
+		return false
+	}
+	if moved == c.moved && known == c.known {
+		w.uint(gap << 1)
+	} else {
+		w.uint(gap<<1 | 1)
+		if known == c.known {
+			w.set(moved)
+		} else {
+			w.byte(byte(moved) | knownFollows)
+			w.set(known)
+		}
+	}
+	for f := range usage.Field(usage.Fields) {
+		if moved.Has(f) {
+			w.diff(f, grew[f])
+		}
+	}
+	c.known, c.moved = known, moved
+	return true
+}
+
+// tick counts what was read.
+func (en *entry) tick(at usage.Time, missed uint64) {
+	s := en.sample(at, missed, en.now)
+	en.Meter.Add(s, nil, nil)
+}
+
+// sample moves the incarnation on by a tick.
+func (o *Open) sample(at usage.Time, missed uint64, r usage.Reading) usage.Sample {
+	o.skip(missed)
+	s := usage.Sample{Seq: o.Next, At: at, State: o.State, Reading: r}
+	o.Next++
+	o.At, o.Last = at, r
+	return s
+}
