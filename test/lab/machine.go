@@ -34,7 +34,7 @@ type Config struct {
 	// CPUs and MemoryMiB are 1 and 4096 where they are 0. QEMU 7.2 with more CPUs, each a thread, hangs or ends within
 	// minutes when guests run in the machine.
 	CPUs, MemoryMiB int
-	// Quick boots in a few seconds, for who boots often. There is no systemd and nothing of what it does: no udev, no
+	// Quick is for who boots often: it takes a third of the time. There is no systemd and nothing of what it does: no udev, no
 	// journal, no services, no Machine.Test; the agent's parent is a shell, and everything is in the root cgroup, whose
 	// controllers are all passed on. The root disk cannot be written to; /tmp and /run are memory; /lab, the second
 	// disk, is as ever. Kernel, modules, KVM and cgroup v2 are those of the slow boot.
@@ -79,6 +79,9 @@ func New(ctx context.Context, cfg Config) (*Machine, error) {
 	}
 	disk, err := filepath.Abs(cfg.Image.Disk)
 	if err != nil {
+		return nil, err
+	}
+	if cfg.Image.Kernel, err = plainKernel(cfg.Image, cfg.Dir); err != nil {
 		return nil, err
 	}
 	if cfg.Quick {

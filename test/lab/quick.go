@@ -6,7 +6,24 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmassets"
 )
+
+// plainKernel writes the image's kernel, uncompressed, into dir and returns its path: to unpack it takes a second, and
+// an emulated machine most of its boot.
+func plainKernel(image Image, dir string) (string, error) {
+	packed, err := os.ReadFile(image.Kernel)
+	if err != nil {
+		return "", err
+	}
+	kernel, err := vmassets.Uncompress(packed)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", image.Kernel, err)
+	}
+	path := filepath.Join(dir, "vmlinux")
+	return path, os.WriteFile(path, kernel, 0o644)
+}
 
 //go:embed quick.sh
 var quickInit []byte
