@@ -10,8 +10,9 @@ import (
 
 // Where things are on the host.
 const (
-	State    = "/lab/state"
-	PlainLog = "/lab/plain" // a log that nobody but this package writes
+	Disk     = "/lab" // the mount of the one disk that is written to
+	State    = Disk + "/state"
+	PlainLog = Disk + "/plain" // a log that nobody but this package writes
 )
 
 // Tick is how often metald reads what VMs use.

@@ -102,7 +102,7 @@ func (m *metald) stop() error {
 	}
 }
 
-func logPath() string { return filepath.Join(filepath.Dir(powerloss.State), "metald.log") }
+func logPath() string { return filepath.Join(powerloss.Disk, "metald.log") }
 
 // lastLines are the last lines of a file.
 func lastLines(path string) string {

@@ -21,7 +21,7 @@ type syncer struct {
 const syncEvery = 50 * time.Millisecond
 
 func (s *syncer) run() error {
-	f, err := os.Create(filepath.Join(powerloss.State, "synced"))
+	f, err := os.Create(filepath.Join(powerloss.Disk, "synced"))
 	if err != nil {
 		return err
 	}
