@@ -106,12 +106,19 @@ func (h *host) loseWithin(most time.Duration, command string, ready func(Word) b
 	return l
 }
 
-// await waits for a word. A random delay has to begin with something that was seen.
+// silence is after how long a host that says nothing stands still: QEMU's emulation of KVM does so now and then.
+const silence = 90 * time.Second
+
+// await waits for a word. A random delay has to begin with something that was seen; a host that stands still loses its
+// power then.
 func (h *host) await(e *ear, ended <-chan error, ready func(Word) bool) {
 	h.t.Helper()
 	for seen := 0; ; {
 		select {
 		case <-e.news:
+		case <-time.After(silence):
+			h.t.Logf("the host stands still after %d words", seen)
+			return
 		case err := <-ended:
 			h.failed(e, err)
 		}

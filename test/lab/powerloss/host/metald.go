@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
@@ -47,6 +48,9 @@ func start(ctx context.Context) (*metald, error) {
 	if err := os.MkdirAll(powerloss.State, 0o755); err != nil {
 		return nil, err
 	}
+	if err := linkAssets(); err != nil {
+		return nil, err
+	}
 	log, err := os.OpenFile(logPath(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, err
@@ -72,8 +76,9 @@ func (m *metald) awaitReady(ctx context.Context) error {
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	brief := http.Client{Timeout: 5 * time.Second}
 	for {
-		if resp, err := http.Get(url + "/readyz"); err == nil {
+		if resp, err := brief.Get(url + "/readyz"); err == nil {
 			resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
 				return nil
@@ -100,6 +105,21 @@ func (m *metald) stop() error {
 	case <-time.After(patience):
 		return errors.New("metald does not end")
 	}
+}
+
+// linkAssets puts the guests' kernel and root disk where metald looks for them. A kernel called vmlinux would be booted
+// once after each boot of the host, to see whether KVM works: that takes as long as a guest.
+func linkAssets() error {
+	if err := os.MkdirAll(powerloss.Assets, 0o755); err != nil {
+		return err
+	}
+	for name, from := range map[string]string{"kernel": "vmlinux", "rootfs.ext4": "rootfs.ext4"} {
+		err := os.Link(filepath.Join(os.Getenv("METALD_TEST_ASSETS"), from), filepath.Join(powerloss.Assets, name))
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 func logPath() string { return filepath.Join(powerloss.Disk, "metald.log") }

@@ -89,13 +89,12 @@ func (w *watched) boot(ctx context.Context, m *metald) error {
 }
 
 func request(id, args string) *pb.CreateVmRequest {
-	assets := os.Getenv("METALD_TEST_ASSETS")
 	args = "console=ttyS0 reboot=k panic=1 pci=off quiet " + os.Getenv("METALD_TEST_KERNEL_ARGS") + " " + args
 	return &pb.CreateVmRequest{VmId: id, Config: &pb.VmConfig{
 		Cpu:     &pb.CpuConfig{VcpuCount: 1},
 		Memory:  &pb.MemoryConfig{SizeBytes: 128 << 20},
-		Boot:    &pb.BootConfig{KernelPath: filepath.Join(assets, "vmlinux"), KernelArgs: args},
-		Storage: []*pb.StorageDevice{{Path: filepath.Join(assets, "rootfs.ext4")}},
+		Boot:    &pb.BootConfig{KernelPath: filepath.Join(powerloss.Assets, "kernel"), KernelArgs: args},
+		Storage: []*pb.StorageDevice{{Path: filepath.Join(powerloss.Assets, "rootfs.ext4")}},
 	}}
 }
 
