@@ -34,7 +34,7 @@ type metald struct {
 func settings() []string {
 	env := []string{
 		"PATH=" + os.Getenv("PATH"), "UNKEY_METALD_STATE_DIR=" + powerloss.State,
-		"UNKEY_METALD_ASSETS_DIR=" + os.Getenv("METALD_TEST_ASSETS"), "UNKEY_METALD_HOST_ID=lab",
+		"UNKEY_METALD_ASSETS_DIR=" + powerloss.Assets, "UNKEY_METALD_HOST_ID=lab",
 	}
 	if program := os.Getenv("METALD_TEST_FIRECRACKER"); program != "" {
 		return append(env, "UNKEY_METALD_BACKEND=firecracker", "UNKEY_METALD_FIRECRACKER_BINARY="+program,
