@@ -19,7 +19,7 @@ import (
 
 const (
 	made     = "../../../build/lab"
-	patience = 5 * time.Minute // for what takes seconds where nothing else is done
+	patience = 3 * time.Minute // for what takes seconds where nothing else is done
 )
 
 // host is a machine, and how the moments are chosen at which its power is taken.
@@ -72,7 +72,10 @@ func newHost(t *testing.T, cycles int, payload lab.Payload) *host {
 func (h *host) boot() {
 	h.t.Helper()
 	began := time.Now()
-	must(h.t, h.m.Boot(h.t.Context()))
+	if err := h.m.Boot(h.t.Context()); err != nil {
+		h.t.Logf("the host does not come up, and is tried once more: %v", err)
+		must(h.t, h.m.Boot(h.t.Context()))
+	}
 	h.t.Logf("the host came up in %s", time.Since(began).Round(100*time.Millisecond))
 }
 
@@ -80,7 +83,7 @@ func (h *host) boot() {
 // which ready is true.
 func (h *host) loseWithin(most time.Duration, command string, ready func(Word) bool) Loss {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
+	ctx, cancel := context.WithCancel(h.t.Context())
 	defer cancel()
 	l, e := Loss{Boot: h.m.BootID()}, newEar()
 	ended := make(chan error, 1)
@@ -144,17 +147,29 @@ func (h *host) failed(e *ear, err error) {
 	h.t.Fatal(err)
 }
 
-// ask runs a command of host to its end and decodes what it says.
+// ask runs a command of host to its end and decodes what it says. A host that stands still loses its power, and is asked
+// again after another boot, once.
 func (h *host) ask(command string, into any) {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
-	defer cancel()
-	var out bytes.Buffer
-	code, err := h.m.Run(ctx, h.command(command, &out))
-	must(h.t, err)
-	if err := json.Unmarshal(out.Bytes(), into); err != nil || code != 0 {
-		h.t.Fatalf("host %s: code %d, %v: %s", command, code, err, &out)
+	for range 2 {
+		ctx, cancel := context.WithTimeout(h.t.Context(), patience)
+		var out bytes.Buffer
+		code, err := h.m.Run(ctx, h.command(command, &out))
+		stands := ctx.Err() != nil && h.t.Context().Err() == nil
+		cancel()
+		if stands {
+			h.t.Logf("the host stands still: %v", err)
+			h.m.PowerLoss()
+			h.boot()
+			continue
+		}
+		must(h.t, err)
+		if err := json.Unmarshal(out.Bytes(), into); err != nil || code != 0 {
+			h.t.Fatalf("host %s: code %d, %v: %s", command, code, err, &out)
+		}
+		return
 	}
+	h.t.Fatalf("host %s: no answer from two boots", command)
 }
 
 func (h *host) command(name string, out io.Writer) lab.Command {

@@ -3,6 +3,8 @@ package powerloss
 import (
 	"fmt"
 	"time"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 )
 
 // Loss is what was heard of a host up to the moment its power was taken.
@@ -50,6 +52,9 @@ type Verdict struct {
 // Strict says whether the log was at most a tick and a sync behind, however late the host was.
 func (v Verdict) Strict() bool { return v.Lag <= Tick+v.Sync }
 
+// neverRan is why an incarnation ended whose VM was still being created.
+const neverRan = "never-ran"
+
 // Judge holds an incarnation as it was closed, and as the loss left it, against what was heard.
 func Judge(l Loss, left, closed Life) Verdict {
 	last := l.last()
@@ -60,8 +65,10 @@ func Judge(l Loss, left, closed Life) Verdict {
 			v.Faults = append(v.Faults, fmt.Sprintf("%s, epoch %d: ", closed.VM, closed.Epoch)+fmt.Sprintf(format, args...))
 		}
 	}
-	fault(left.Ended, "ended as %q while its VMM ran", left.Reason)
+	_, ran := last.CPU[closed.VM]
 	fault(!closed.Ended, "is open although its host has another boot")
+	fault(closed.Ended && closed.Reason != types.ReasonHostReboot && (ran || closed.Reason != neverRan),
+		"ended as %q because its host lost power", closed.Reason)
 	fault(closed.FinalAt != left.At || closed.FinalTicks != left.Ticks || closed.FinalCPU != left.CPU,
 		"closed at %d with %d ticks and %d ns; its last durable tick was at %d, the %dth, with %d ns",
 		closed.FinalAt, closed.FinalTicks, closed.FinalCPU, left.At, left.Ticks, left.CPU)
