@@ -26,7 +26,7 @@ LAB    ?=
 # What `make build` builds: all but the tools of this tree, which are run from source, and the guest's init.
 COMMANDS := $(filter-out docgen guest-init vm-assets,$(notdir $(wildcard cmd/*)))
 
-.PHONY: help demo run build test lint generate docs bench conformance lab vm-assets packages clean
+.PHONY: help demo run build test soak lint generate docs bench conformance lab vm-assets packages clean
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
@@ -46,6 +46,9 @@ build: packages-build ## build/metald and the other commands
 test: packages-test vm-assets lint ## everything that CI runs
 	METALD_TEST_ASSETS=$(abspath $(ASSETS)) $(TEST) -race ./...
 
+soak: packages-test ## the long forms of metering's tests: crashes, faults, damage, forgeries
+	METALD_TEST_SOAK=1 go test -buildvcs=false -timeout 4h -count 1 ./internal/metering/... ./internal/billing/... $(addsuffix /...,$(wildcard ./test/metering))
+
 lint: packages-build ## gofmt, goimports, vet, staticcheck, buf, generated code
 	hack/lint
 
@@ -56,7 +59,7 @@ docs: packages-build ## rewrite the generated parts of the documentation
 	go run -buildvcs=false ./cmd/docgen -write
 
 bench: packages-test vm-assets ## compare metald with its floors; BENCH=Create runs a part
-	METALD_TEST_ASSETS=$(abspath $(ASSETS)) go test -buildvcs=false -timeout 40m -run '^$$' -bench '$(BENCH)' -benchtime 1x ./test/bench ./internal/api \
+	METALD_TEST_ASSETS=$(abspath $(ASSETS)) go test -buildvcs=false -timeout 40m -run '^$$' -bench '$(BENCH)' -benchtime 1x ./test/bench ./internal/api ./internal/metering/sampler \
 		| go run -buildvcs=false ./test/bench/report $(if $(filter .,$(BENCH)),-doc docs/performance.md)
 
 conformance: packages-test vm-assets ## what each backend was seen to do, as a table in docs/backend-support.md; takes what `make lab` found

@@ -31,6 +31,14 @@ func main() {
 
 // run is main with everything that comes from outside as an argument. It returns the exit code.
 func run(ctx context.Context, args, environ []string, out, log io.Writer) int {
+	if len(args) > 0 {
+		switch args[0] {
+		case "usage":
+			return runUsage(ctx, args[1:], environ, out, log)
+		case "wal":
+			return runWAL(args[1:], out, log)
+		}
+	}
 	flags := flag.NewFlagSet("metald", flag.ContinueOnError)
 	version := flags.Bool("version", false, "print what this binary was built from")
 	check := flags.Bool("check", false, "say for each backend what this host lacks; exit 0 if VMs can run")
@@ -63,6 +71,10 @@ func help(w io.Writer, choices config.Choices) {
 
 usage: metald [flags]       run until SIGINT or SIGTERM; VMs run on
        metald -check        say for each backend what this host lacks
+       metald usage export  write what VMs used, hour by hour; metald usage -help
+       metald usage audit   compare the ledger of usage with its log
+       metald wal dump DIR  print a log of usage; metald wal -help
+       metald wal verify DIR
        metald -version
        metald -help
 

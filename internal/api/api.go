@@ -8,12 +8,14 @@ package api
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net/http"
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/ledger"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm"
 )
 
@@ -32,10 +34,20 @@ type VMs interface {
 	Console(id types.VMID) (*console.Log, error)
 }
 
+// Ledger is what the API asks of metald's ledger; ledger.Ledger has these methods and documents them.
+type Ledger interface {
+	Usage(ctx context.Context, q ledger.Query) (ledger.Answer, error)
+	Latest(vm string) (ledger.Now, bool)
+	Export(ctx context.Context, w io.Writer, format string, from, to time.Time) (sum string, err error)
+	Audit(ctx context.Context) (ledger.Audit, error)
+}
+
 // Config is what an API is made of. VMs and Log are required; for the rest the zero value is a default.
 type Config struct {
 	VMs VMs
 	Log *slog.Logger
+
+	Ledger Ledger // nil: usage is not metered, and nobody can ask for it
 
 	Backend      string                        // that VMs are created on which ask for none
 	Capabilities map[string]types.Capabilities // what of a config each backend can do, by its name
@@ -99,6 +111,7 @@ func New(cfg Config) (*API, error) {
 	a.readiness = &readiness{status: cfg.Status, stopping: a.stopping}
 	service := &service{
 		vms:      cfg.VMs,
+		ledger:   cfg.Ledger,
 		backend:  cfg.Backend,
 		caps:     cfg.Capabilities,
 		console:  cfg.console,
@@ -106,6 +119,7 @@ func New(cfg Config) (*API, error) {
 		stopping: a.stopping,
 	}
 	faults := &faults{vms: cfg.VMs, public: cfg.PublicPaths}
+	service.faults = faults
 	a.handler = a.edge(a.routes(service, rpcOptions(&interceptor{check: check, faults: faults})))
 	return a, nil
 }

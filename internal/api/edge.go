@@ -33,6 +33,8 @@ func (a *API) routes(s *service, options []connect.HandlerOption) http.Handler {
 	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", a.readiness.serveHTTP)
+	mux.HandleFunc("GET /usage/export", s.serveExport)
+	mux.HandleFunc("GET /usage/audit", s.serveAudit)
 	return mux
 }
 

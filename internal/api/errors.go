@@ -28,7 +28,7 @@ type errorCode struct {
 var errorCodes = [...]errorCode{
 	{types.KindInvalid, connect.CodeInvalidArgument, "INVALID_ARGUMENT", "a field is wrong, whatever the state of the VM; the error names it. Correct the request"},
 	{types.KindNotFound, connect.CodeNotFound, "NOT_FOUND", "no VM has this id"},
-	{types.KindExists, connect.CodeAlreadyExists, "ALREADY_EXISTS", "the id belongs to a VM with another config, or on another backend"},
+	{types.KindExists, connect.CodeAlreadyExists, "ALREADY_EXISTS", "the id belongs to a VM with another config, of another tenant, or on another backend"},
 	{types.KindPrecondition, connect.CodeFailedPrecondition, "FAILED_PRECONDITION", "not in this state; the error names the state that the VM is in, or what else is in the way"},
 	{types.KindExhausted, connect.CodeResourceExhausted, "RESOURCE_EXHAUSTED", "no room: a limit of the host or of metald is reached, or the request is too large"},
 	{types.KindUnsupported, connect.CodeUnimplemented, "UNSUPPORTED", "the backend cannot do it; the error names the field"},

@@ -35,6 +35,7 @@ func pageToProto(page vm.ListPage, states []lifecycle.State) *pb.ListVmsResponse
 		entry.ModifiedTimestamp = unixSeconds(info.ModifiedAt)
 		entry.Metadata = info.Spec.Metadata
 		entry.Backend = info.Backend
+		entry.TenantId = info.Tenant
 		out.Vms[i] = entry
 	}
 	if page.Next != 0 {

@@ -21,6 +21,8 @@ const defaultShutdownTimeout = 30 * time.Second
 // service answers the RPCs. Requests have passed the rules of the proto file before.
 type service struct {
 	vms      VMs
+	ledger   Ledger // nil: there is none
+	faults   *faults
 	backend  string
 	caps     map[string]types.Capabilities
 	console  consoleOpener
@@ -39,7 +41,7 @@ func (s *service) CreateVm(ctx context.Context, req *connect.Request[pb.CreateVm
 	if refused := caps.Refusals(backend, spec); len(refused) > 0 {
 		return nil, fieldErrors(refused)
 	}
-	info, err := s.vms.CreateOn(ctx, vm.CreateRequest{Backend: asked, ID: types.VMID(req.Msg.GetVmId()), Spec: spec})
+	info, err := s.vms.CreateOn(ctx, vm.CreateRequest{Backend: asked, ID: types.VMID(req.Msg.GetVmId()), Tenant: req.Msg.GetTenantId(), Spec: spec})
 	if err != nil {
 		return nil, err
 	}
@@ -110,6 +112,7 @@ func (s *service) GetVmInfo(ctx context.Context, req *connect.Request[pb.GetVmIn
 		BackendInfo:       backendInfo(info),
 		CreatedTimestamp:  unixSeconds(info.CreatedAt),
 		ModifiedTimestamp: unixSeconds(info.ModifiedAt),
+		TenantId:          info.Tenant,
 	}), nil
 }
 
@@ -122,7 +125,13 @@ func (s *service) metrics(ctx context.Context, info vm.Info) *pb.VmMetrics {
 	if err != nil {
 		usage = types.Usage{} // unknown, and shown as such
 	}
-	return metricsToProto(info, usage, time.Now())
+	m := metricsToProto(info, usage, time.Now())
+	if s.ledger != nil {
+		if now, ok := s.ledger.Latest(string(info.ID)); ok {
+			metered(m, now)
+		}
+	}
+	return m
 }
 
 func (s *service) ListVms(_ context.Context, req *connect.Request[pb.ListVmsRequest]) (*connect.Response[pb.ListVmsResponse], error) {

@@ -26,6 +26,7 @@ var goroutines = map[string]string{
 	"internal/backend/firecracker/machine.go":     "waits for an end during a launch; the function that onExit returns stops it and waits",
 	"internal/backend/cloudhypervisor/machine.go": "looks after one VMM; Release and the end of its process stop it, and both are waited for; likewise what onExit starts",
 	"internal/backend/qemu/create.go":             "the machine's watcher: ends with the process or Release, and closes Exited",
+	"internal/metering/wal/run.go":                "the log's writer: Run waits for it, up to the bound that a disk which hangs is given",
 	"internal/daemon/stages.go":                   "every part that runs: runStages waits for each in order",
 }
 

@@ -21,6 +21,10 @@ type Billaged struct {
 
 	StateDir string `name:"state-dir" default:"/var/lib/billaged" abs:"true" doc:"directory of the ledger, the raw batches and the key; one billaged per directory"`
 
+	Token Secret `name:"token" default:"" doc:"what callers of the RPCs have to present as a bearer token; nothing where it is empty"`
+
+	AuditEvery time.Duration `name:"audit-every" default:"24h" min:"0s" max:"720h" doc:"how often the ledger is made anew of its raw records and compared, beside the work; 0s never does"`
+
 	UnreachableAfter time.Duration `name:"unreachable-after" default:"2m" min:"1s" max:"24h" doc:"how long a host may be silent before its VMs are called unreachable; they are never called stopped for that"`
 	StopTimeout      time.Duration `name:"stop-timeout" default:"10s" min:"100ms" max:"5m" doc:"how long requests under way may take to end when billaged stops"`
 

@@ -1,5 +1,6 @@
 // Package daemon puts metald together: it knows every part and no part knows it. It owns what runs, and the
-// order in which it stops: the API drains, the VMs' runners park, then nobody watches the VMMs any more. VMs run on.
+// order in which it stops: the API drains, the VMs' runners park, the last readings are logged and added up, then nobody
+// watches the VMMs any more. VMs run on.
 package daemon
 
 import (
@@ -51,12 +52,18 @@ func Run(ctx context.Context, cfg config.Config, list []backend.Descriptor, log 
 	if err != nil {
 		return errors.Join(err, records.Close())
 	}
-	serve := func(ctx context.Context) error { return serve(ctx, cfg, list, log, host, records, listener) }
-	return errors.Join(withHost(ctx, host, serve), records.Close())
+	metered := func(ctx context.Context) error {
+		m, err := openMetering(ctx, cfg, log)
+		if err != nil {
+			return err
+		}
+		return m.with(ctx, func(ctx context.Context) error { return serve(ctx, cfg, list, log, host, records, m, listener) })
+	}
+	return errors.Join(withHost(ctx, host, metered), records.Close())
 }
 
 // serve takes over the VMs of an earlier metald, then answers calls until ctx ends.
-func serve(ctx context.Context, cfg config.Config, list []backend.Descriptor, log *slog.Logger, host backend.Host, records store.Store, listener net.Listener) error {
+func serve(ctx context.Context, cfg config.Config, list []backend.Descriptor, log *slog.Logger, host backend.Host, records store.Store, m *metering, listener net.Listener) error {
 	chosen, err := choose(ctx, cfg.Backend, list, host, log)
 	if err != nil {
 		return err
@@ -76,6 +83,7 @@ func serve(ctx context.Context, cfg config.Config, list []backend.Descriptor, lo
 		Others:       others,
 		Strangers:    strangers{host.Supervisor},
 		Store:        records,
+		Metering:     m.sampler,
 		StateDir:     cfg.StateDir,
 		RunDir:       runDir(cfg),
 		Roots:        disk.Roots{Assets: cfg.AssetsDir, Volumes: cfg.VolumesDir},
@@ -88,8 +96,10 @@ func serve(ctx context.Context, cfg config.Config, list []backend.Descriptor, lo
 	if err := manager.Restore(ctx); err != nil {
 		return fmt.Errorf("take over the VMs of an earlier metald: %w", err)
 	}
+	m.settle(manager)
 	front, err := api.New(api.Config{
 		VMs:          manager,
+		Ledger:       m.ledger,
 		Log:          log,
 		Backend:      chosen.Name(),
 		Capabilities: capabilitiesOf(chosen, others),

@@ -33,7 +33,7 @@ func openDir(setting, path string) (*stateDir, error) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		defer lock.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%s: %s is in use by another metald%s; end it, or give this one a directory of its own", setting, path, holder(lock))
+			return nil, inUseError{fmt.Sprintf("%s: %s is in use by another metald%s; end it, or give this one a directory of its own", setting, path, holder(lock))}
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
@@ -42,6 +42,12 @@ func openDir(setting, path string) (*stateDir, error) {
 	}
 	return &stateDir{lock}, nil
 }
+
+// inUseError says that another metald has the directory.
+type inUseError struct{ text string }
+
+// Error says which.
+func (e inUseError) Error() string { return e.text }
 
 func (d *stateDir) Close() error { return d.lock.Close() }
 

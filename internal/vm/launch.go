@@ -38,10 +38,14 @@ func (e *entry) launch(ctx context.Context, f files) (types.Machine, error) {
 		Commit: func(h types.Handle) error {
 			defer next()
 			e.rec.Handle = &h
+			if err := e.save(); err != nil {
+				return err
+			}
+			// After the record: a VMM that never was anybody's has no life.
 			if err := m.cfg.Metering.Begin(h, e.rec.Spec, e.rec.Tenant); err != nil {
 				return types.Errorf(types.KindUnavailable, "VM %s cannot be metered, so it is not started: %w", e.id, err)
 			}
-			return e.save()
+			return nil
 		},
 	})
 	if err != nil {
@@ -63,10 +67,11 @@ func (e *entry) clear(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
 	defer cancel()
-	if err := e.m.reap(ctx, *e.rec.Handle); err != nil {
+	last, err := e.m.reap(ctx, *e.rec.Handle)
+	if err != nil {
 		return types.Errorf(types.KindUnavailable, "a VMM of VM %s that did not start cannot be ended: %w", e.id, err)
 	}
-	e.m.cfg.Metering.Lost(*e.rec.Handle, types.Usage{}, reasonNeverRan)
+	e.m.cfg.Metering.Lost(*e.rec.Handle, last, reasonNeverRan)
 	e.rec.Handle = nil
 	return nil
 }

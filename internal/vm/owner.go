@@ -28,8 +28,8 @@ func (m *Manager) adopt(ctx context.Context, req types.AdoptRequest) (types.Mach
 	return b.Adopt(ctx, req)
 }
 
-// reap has the backend that started a VMM end it and remove what it left.
-func (m *Manager) reap(ctx context.Context, h types.Handle) error {
+// reap has the backend that started a VMM end it and remove what it left, and returns what of its usage is still known.
+func (m *Manager) reap(ctx context.Context, h types.Handle) (types.Usage, error) {
 	b, err := m.fleet.named(h.Backend)
 	if err == nil {
 		return b.Reap(ctx, h)
@@ -37,13 +37,13 @@ func (m *Manager) reap(ctx context.Context, h types.Handle) error {
 	err = m.strange(h)
 	switch {
 	case errors.Is(err, types.ErrGone):
-		return dir.Remove(h.RunDir)
+		return types.Usage{}, dir.Remove(h.RunDir)
 	case m.cfg.Strangers == nil:
-		return err
+		return types.Usage{}, err
 	}
 	m.cfg.Log.Warn("a VMM of a backend that this metald has not was ended; what the backend made outside of the run directory stays until a metald with it starts",
 		"vm", h.VM, "backend", h.Backend)
-	return m.cfg.Strangers.End(ctx, h)
+	return types.Usage{}, m.cfg.Strangers.End(ctx, h)
 }
 
 // strange says what is known of a VMM whose backend this metald has not: it is gone, or nobody here can ask it.

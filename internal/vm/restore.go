@@ -17,6 +17,7 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/boot"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/disk"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/store"
 )
@@ -55,7 +56,7 @@ func (m *Manager) Restore(ctx context.Context) error {
 			m.cfg.Log.Error("what belongs to no VM could not be removed; the next start will", "backend", b.Name(), "error", err)
 		}
 	}
-	if err := m.sweep(records); err != nil {
+	if err := m.sweep(ctx, records); err != nil {
 		return err
 	}
 	var all errgroup.Group
@@ -257,10 +258,11 @@ func (e *entry) settle(ctx context.Context, act action, machine types.Machine, f
 	case actExit:
 		exit := e.unobserved()
 		if h := e.rec.Handle; h != nil {
-			if err := e.m.reap(ctx, *h); err != nil {
+			last, err := e.m.reap(ctx, *h)
+			if err != nil {
 				e.log.Error("what a VMM left could not be removed", "vm", e.id, "error", err)
 			}
-			e.m.cfg.Metering.Lost(*h, types.Usage{}, exit.Reason)
+			e.m.cfg.Metering.Lost(*h, last, exit.Reason)
 		}
 		e.ended(exit)
 		e.keep()
@@ -370,10 +372,11 @@ func (e *entry) remove() error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.m.opCtx), verbTimeout)
 	defer cancel()
 	if e.rec.Handle != nil {
-		if err := e.m.reap(ctx, *e.rec.Handle); err != nil {
+		last, err := e.m.reap(ctx, *e.rec.Handle)
+		if err != nil {
 			return err
 		}
-		e.m.cfg.Metering.Lost(*e.rec.Handle, types.Usage{}, reasonNeverRan)
+		e.m.cfg.Metering.Lost(*e.rec.Handle, last, reasonNeverRan)
 		e.rec.Handle = nil
 	}
 	e.closeConsole()
@@ -404,8 +407,9 @@ func (m *Manager) rooms() []string {
 	return rooms
 }
 
-// sweep removes directories that belong to no VM. It comes before anything boots, which would want one of them.
-func (m *Manager) sweep(records []store.Record) error {
+// sweep removes directories that belong to no VM, and what a backend may have mounted in them before it had committed a
+// handle. It comes before anything boots, which would want one of them.
+func (m *Manager) sweep(ctx context.Context, records []store.Record) error {
 	owned := map[string]bool{}
 	for _, rec := range records {
 		owned[m.vmDir(rec.ID)] = true
@@ -425,7 +429,7 @@ func (m *Manager) sweep(records []store.Record) error {
 				continue
 			}
 			m.cfg.Log.Warn("removing what belongs to no VM", "path", path)
-			if err := dir.Remove(path); err != nil {
+			if err := jail.Remove(ctx, path); err != nil {
 				m.cfg.Log.Error("what belongs to no VM could not be removed; the next start will", "path", path, "error", err)
 			}
 		}

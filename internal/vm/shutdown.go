@@ -129,10 +129,11 @@ func (e *entry) end(ctx context.Context) error {
 
 // reap ends a VMM that metald could not adopt.
 func (e *entry) reap(ctx context.Context) error {
-	if err := e.m.reap(ctx, *e.rec.Handle); err != nil {
+	last, err := e.m.reap(ctx, *e.rec.Handle)
+	if err != nil {
 		return err
 	}
-	e.m.cfg.Metering.Lost(*e.rec.Handle, types.Usage{}, types.ReasonForced)
+	e.m.cfg.Metering.Lost(*e.rec.Handle, last, types.ReasonForced)
 	e.ended(types.Exit{Reason: types.ReasonForced, Code: -1})
 	return nil
 }

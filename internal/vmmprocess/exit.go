@@ -2,8 +2,11 @@ package vmmprocess
 
 import (
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 )
 
 // pidfdReady tells whether the process of a pidfd has ended, all its threads included.
@@ -61,6 +64,36 @@ func exitOfZombie(p *Process) (status syscall.WaitStatus, known bool) {
 		return 0, false
 	}
 	return syscall.WaitStatus(st.ExitCode), true
+}
+
+// finalCPU reads the CPU clock of a process that has ended, which it has as long as it is a zombie. A child is one until
+// it is reaped here. An adopted one may go at any time and its pid be another's, so that it has to be there before and
+// after the reading.
+func finalCPU(p *Process) (used time.Duration, known bool) {
+	if !p.child && !isZombie(p.id) {
+		return 0, false
+	}
+	used, err := stillClock(p.id.PID)
+	return used, err == nil && (p.child || isZombie(p.id))
+}
+
+// stillClock reads the clock of a zombie when it stands: a thread leaves its CPU some microseconds after it has ended.
+func stillClock(pid int) (time.Duration, error) {
+	const most = 100 // some 50 us
+	last := time.Duration(-1)
+	for range most {
+		now, err := CPUTime(pid)
+		if err != nil || now == last {
+			return now, err
+		}
+		last = now
+	}
+	return last, nil
+}
+
+func isZombie(id types.ProcessIdentity) bool {
+	st, err := readStat(id.PID)
+	return err == nil && st.State == 'Z' && st.StartTicks == id.StartTicks
 }
 
 // Crashed tells whether a signal is one that a program gets for a fault of its own. SIGSYS is what a sandbox answers to a

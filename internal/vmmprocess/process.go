@@ -26,12 +26,14 @@ type Process struct {
 	told   bool // the kernel lets us read the exit code of the zombie
 	exited chan struct{}
 
-	mu     sync.Mutex
-	pidfd  int         // -1 once the process has ended or was released
-	token  epoll.Token // zero until it is watched
-	ended  bool
-	status syscall.WaitStatus
-	known  bool
+	mu      sync.Mutex
+	pidfd   int         // -1 once the process has ended or was released
+	token   epoll.Token // zero until it is watched
+	ended   bool
+	status  syscall.WaitStatus
+	known   bool
+	cpu     time.Duration // its CPU clock at the end, where counted
+	counted bool
 }
 
 // Identity names the process for good.
@@ -46,6 +48,15 @@ func (p *Process) Status() (status syscall.WaitStatus, known bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.status, p.known
+}
+
+// FinalCPU is what the CPU clock of the process (see CPUTime) said when it had ended; valid after Exited is closed. The
+// clock is the process's from its start on, so the start gate and a jailer that became the VMM are in it. Known is false
+// where somebody else, as the parent of an adopted process, took the zombie away before it could be read.
+func (p *Process) FinalCPU() (used time.Duration, known bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cpu, p.counted
 }
 
 // killPoll is how often Kill looks for itself whether the process has ended: it works without Run, too.
@@ -120,6 +131,7 @@ func (p *Process) collect() error {
 	case !pidfdReady(p.pidfd):
 		return nil
 	}
+	p.cpu, p.counted = finalCPU(p) // before it is reaped
 	p.status, p.known = exitStatus(p)
 	p.ended = true
 	p.letGo()

@@ -11,7 +11,7 @@ import (
 )
 
 // CPUTime reads the CPU clock of a process: of all its threads, those that ended too, in nanoseconds. The number of
-// the clock is made of the pid (clock_getcpuclockid(3)).
+// the clock is made of the pid (clock_getcpuclockid(3)). It can be read of a zombie, until it is reaped.
 func CPUTime(pid int) (time.Duration, error) {
 	const schedClock = 2
 	var ts unix.Timespec

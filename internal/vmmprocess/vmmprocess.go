@@ -40,6 +40,9 @@ func New(log *slog.Logger) (*Supervisor, error) {
 	return &Supervisor{log: log, bootID: bootID, poller: poller}, nil
 }
 
+// BootID is that of the host, as handles name it.
+func (s *Supervisor) BootID() string { return s.bootID }
+
 // Run watches until ctx ends and returns nil then. Processes go on; Start and Adopt fail from then on, Kill
 // still works. It is called once.
 func (s *Supervisor) Run(ctx context.Context) error {

@@ -152,6 +152,19 @@ func (d *Daemon) PID() int { return d.cmd.Process.Pid }
 // Log is what metald wrote so far.
 func (d *Daemon) Log() string { return d.log.String() }
 
+// Metald runs another metald, with arguments and this one's environment, to its end, and returns what it said. It fails the
+// test where that is no success.
+func (d *Daemon) Metald(tb testing.TB, args ...string) string {
+	tb.Helper()
+	cmd := exec.Command(Binary(tb), args...)
+	cmd.Env = d.cmd.Env
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		tb.Errorf("metald %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
 // Kill ends metald with SIGKILL and waits; its VMs run on.
 func (d *Daemon) Kill(tb testing.TB) { d.signal(tb, syscall.SIGKILL) }
 

@@ -831,7 +831,8 @@ type Totals struct {
 	UnobservedNs uint64 `protobuf:"varint,13,opt,name=unobserved_ns,json=unobservedNs,proto3" json:"unobserved_ns,omitempty"`
 	// Ticks that were not read.
 	GapTicks uint64 `protobuf:"varint,14,opt,name=gap_ticks,json=gapTicks,proto3" json:"gap_ticks,omitempty"`
-	// What was unknown at some tick.
+	// Of which the value is the least that was used: memory that was unknown at some tick, counters that were at the
+	// baseline or in the end, and all of which a value was set aside. A counter that is known again is exact.
 	Incomplete    []Measure `protobuf:"varint,15,rep,packed,name=incomplete,proto3,enum=billing.v1.Measure" json:"incomplete,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -983,6 +984,8 @@ type Baseline struct {
 	NetworkRxBytes *uint64 `protobuf:"varint,5,opt,name=network_rx_bytes,json=networkRxBytes,proto3,oneof" json:"network_rx_bytes,omitempty"`
 	NetworkTxBytes *uint64 `protobuf:"varint,6,opt,name=network_tx_bytes,json=networkTxBytes,proto3,oneof" json:"network_tx_bytes,omitempty"`
 	State          VmState `protobuf:"varint,7,opt,name=state,proto3,enum=billing.v1.VmState" json:"state,omitempty"`
+	// What the VM was promised from the beginning on. Absent: from the first tick that has it.
+	MemoryAllocatedBytes *uint64 `protobuf:"varint,8,opt,name=memory_allocated_bytes,json=memoryAllocatedBytes,proto3,oneof" json:"memory_allocated_bytes,omitempty"`
 	// Bounds. A value beyond one cannot be true. 0: no bound is known.
 	// CPUs that the VM can keep busy, in thousandths, those of its VMM included.
 	CpuMilli uint64 `protobuf:"varint,10,opt,name=cpu_milli,json=cpuMilli,proto3" json:"cpu_milli,omitempty"`
@@ -1074,6 +1077,13 @@ func (x *Baseline) GetState() VmState {
 		return x.State
 	}
 	return VmState_VM_STATE_UNSPECIFIED
+}
+
+func (x *Baseline) GetMemoryAllocatedBytes() uint64 {
+	if x != nil && x.MemoryAllocatedBytes != nil {
+		return *x.MemoryAllocatedBytes
+	}
+	return 0
 }
 
 func (x *Baseline) GetCpuMilli() uint64 {
@@ -2421,7 +2431,7 @@ const file_billing_v1_billing_proto_rawDesc = "" +
 	"\x10_disk_read_bytesB\x13\n" +
 	"\x11_disk_write_bytesB\x13\n" +
 	"\x11_network_rx_bytesB\x13\n" +
-	"\x11_network_tx_bytes\"\xf0\x04\n" +
+	"\x11_network_tx_bytes\"\xc6\x05\n" +
 	"\bBaseline\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x12.billing.v1.MomentB\x06\xbaH\x03\xc8\x01\x01R\x02at\x12\x1a\n" +
 	"\x06cpu_ns\x18\x02 \x01(\x04H\x00R\x05cpuNs\x88\x01\x01\x12+\n" +
@@ -2429,7 +2439,8 @@ const file_billing_v1_billing_proto_rawDesc = "" +
 	"\x10disk_write_bytes\x18\x04 \x01(\x04H\x02R\x0ediskWriteBytes\x88\x01\x01\x12-\n" +
 	"\x10network_rx_bytes\x18\x05 \x01(\x04H\x03R\x0enetworkRxBytes\x88\x01\x01\x12-\n" +
 	"\x10network_tx_bytes\x18\x06 \x01(\x04H\x04R\x0enetworkTxBytes\x88\x01\x01\x123\n" +
-	"\x05state\x18\a \x01(\x0e2\x13.billing.v1.VmStateB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05state\x12'\n" +
+	"\x05state\x18\a \x01(\x0e2\x13.billing.v1.VmStateB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05state\x129\n" +
+	"\x16memory_allocated_bytes\x18\b \x01(\x04H\x05R\x14memoryAllocatedBytes\x88\x01\x01\x12'\n" +
 	"\tcpu_milli\x18\n" +
 	" \x01(\x04B\n" +
 	"\xbaH\a2\x05\x18\x80\x80\xa0\x1fR\bcpuMilli\x12!\n" +
@@ -2441,7 +2452,8 @@ const file_billing_v1_billing_proto_rawDesc = "" +
 	"\x10_disk_read_bytesB\x13\n" +
 	"\x11_disk_write_bytesB\x13\n" +
 	"\x11_network_rx_bytesB\x13\n" +
-	"\x11_network_tx_bytes\"\xe7\x01\n" +
+	"\x11_network_tx_bytesB\x19\n" +
+	"\x17_memory_allocated_bytes\"\xe7\x01\n" +
 	"\x14SendHeartbeatRequest\x12+\n" +
 	"\vinstance_id\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01(\x80\x01R\n" +

@@ -13,6 +13,7 @@ package vmprovisionerv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	v1 "github.com/unkeyed/unkey/go/deploy/metald/gen/billing/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -720,7 +721,9 @@ type CreateVmRequest struct {
 	Config *VmConfig `protobuf:"bytes,2,opt,name=config,proto3" json:"config,omitempty"`
 	// The hypervisor that the VM is on for as long as it exists: a value of UNKEY_METALD_BACKEND but auto. Empty: metald's
 	// own, or for a repeated create the one that the VM is on.
-	Backend       string `protobuf:"bytes,10,opt,name=backend,proto3" json:"backend,omitempty"`
+	Backend string `protobuf:"bytes,10,opt,name=backend,proto3" json:"backend,omitempty"`
+	// Who is billed for what the VM uses: printable ASCII without spaces. Empty: "unattributed".
+	TenantId      string `protobuf:"bytes,11,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -772,6 +775,13 @@ func (x *CreateVmRequest) GetConfig() *VmConfig {
 func (x *CreateVmRequest) GetBackend() string {
 	if x != nil {
 		return x.Backend
+	}
+	return ""
+}
+
+func (x *CreateVmRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
 	}
 	return ""
 }
@@ -1498,8 +1508,10 @@ type GetVmInfoResponse struct {
 	CreatedTimestamp int64 `protobuf:"varint,10,opt,name=created_timestamp,json=createdTimestamp,proto3" json:"created_timestamp,omitempty"`
 	// When its state last changed, in unix seconds.
 	ModifiedTimestamp int64 `protobuf:"varint,11,opt,name=modified_timestamp,json=modifiedTimestamp,proto3" json:"modified_timestamp,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Who is billed for what it uses; "unattributed" where the create call named nobody.
+	TenantId      string `protobuf:"bytes,12,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetVmInfoResponse) Reset() {
@@ -1581,10 +1593,17 @@ func (x *GetVmInfoResponse) GetModifiedTimestamp() int64 {
 	return 0
 }
 
+func (x *GetVmInfoResponse) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
 // VmMetrics is what the present incarnation of a VM has used. What could not be measured is absent.
 type VmMetrics struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Processor time of the VMM process since boot, per elapsed time since boot, times 100: one busy vCPU is 100.
+	// Processor time of the VMM process in the last second, per elapsed time, times 100: one busy vCPU is 100.
 	// Absent in the first second, when it would tell of the VMM's start and not of the guest.
 	CpuUsagePercent float64 `protobuf:"fixed64,1,opt,name=cpu_usage_percent,json=cpuUsagePercent,proto3" json:"cpu_usage_percent,omitempty"`
 	// Resident memory of the VMM process now.
@@ -1940,7 +1959,9 @@ type VmInfo struct {
 	ModifiedTimestamp int64             `protobuf:"varint,6,opt,name=modified_timestamp,json=modifiedTimestamp,proto3" json:"modified_timestamp,omitempty"`
 	Metadata          map[string]string `protobuf:"bytes,7,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The hypervisor that the VM is on.
-	Backend       string `protobuf:"bytes,10,opt,name=backend,proto3" json:"backend,omitempty"`
+	Backend string `protobuf:"bytes,10,opt,name=backend,proto3" json:"backend,omitempty"`
+	// Who is billed for what it uses; "unattributed" where the create call named nobody.
+	TenantId      string `protobuf:"bytes,11,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2027,6 +2048,13 @@ func (x *VmInfo) GetMetadata() map[string]string {
 func (x *VmInfo) GetBackend() string {
 	if x != nil {
 		return x.Backend
+	}
+	return ""
+}
+
+func (x *VmInfo) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
 	}
 	return ""
 }
@@ -2161,7 +2189,7 @@ var File_vmprovisioner_v1_vmprovisioner_proto protoreflect.FileDescriptor
 
 const file_vmprovisioner_v1_vmprovisioner_proto_rawDesc = "" +
 	"\n" +
-	"$vmprovisioner/v1/vmprovisioner.proto\x12\x10vmprovisioner.v1\x1a\x1bbuf/validate/validate.proto\"\x9b\t\n" +
+	"$vmprovisioner/v1/vmprovisioner.proto\x12\x10vmprovisioner.v1\x1a\x18billing/v1/billing.proto\x1a\x1bbuf/validate/validate.proto\"\x9b\t\n" +
 	"\bVmConfig\x125\n" +
 	"\x03cpu\x18\x01 \x01(\v2\x1b.vmprovisioner.v1.CpuConfigB\x06\xbaH\x03\xc8\x01\x01R\x03cpu\x12>\n" +
 	"\x06memory\x18\x02 \x01(\v2\x1e.vmprovisioner.v1.MemoryConfigB\x06\xbaH\x03\xc8\x01\x01R\x06memory\x128\n" +
@@ -2256,12 +2284,13 @@ const file_vmprovisioner_v1_vmprovisioner_proto_rawDesc = "" +
 	"r\bR\x00R\x04noneR\x05input\x12:\n" +
 	"\fconsole_type\x18\x04 \x01(\tB\x17\xbaH\x14r\x12R\x00R\x06serialR\x06virtioR\vconsoleType:\xa2\x02\xbaH\x9e\x02\x1a\x90\x01\n" +
 	"\x17in.output.needs_enabled\x12Ha console that is not enabled has no output to keep; set enabled to true\x1a+this.enabled || this.output in ['', 'none']\x1a\x88\x01\n" +
-	"\x1din.console_type.needs_enabled\x12>a console that is not enabled has no type; set enabled to true\x1a'this.enabled || this.console_type == ''\"\xb5\x01\n" +
+	"\x1din.console_type.needs_enabled\x12>a console that is not enabled has no type; set enabled to true\x1a'this.enabled || this.console_type == ''\"\xe9\x01\n" +
 	"\x0fCreateVmRequest\x12C\n" +
 	"\x05vm_id\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?)?$R\x04vmId\x12:\n" +
 	"\x06config\x18\x02 \x01(\v2\x1a.vmprovisioner.v1.VmConfigB\x06\xbaH\x03\xc8\x01\x01R\x06config\x12!\n" +
 	"\abackend\x18\n" +
-	" \x01(\tB\a\xbaH\x04r\x02(@R\abackend\"X\n" +
+	" \x01(\tB\a\xbaH\x04r\x02(@R\abackend\x122\n" +
+	"\ttenant_id\x18\v \x01(\tB\x15\xbaH\x12r\x102\x0e^[!-~]{0,256}$R\btenantId\"X\n" +
 	"\x10CreateVmResponse\x12\x13\n" +
 	"\x05vm_id\x18\x01 \x01(\tR\x04vmId\x12/\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x19.vmprovisioner.v1.VmStateR\x05state\"l\n" +
@@ -2300,7 +2329,7 @@ const file_vmprovisioner_v1_vmprovisioner_proto_rawDesc = "" +
 	"\asuccess\x18\x01 \x01(\bR\asuccess\x12/\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x19.vmprovisioner.v1.VmStateR\x05state\"W\n" +
 	"\x10GetVmInfoRequest\x12C\n" +
-	"\x05vm_id\x18\x01 \x01(\tB.\xbaH+\xc8\x01\x01r&2$^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$R\x04vmId\"\xb9\x03\n" +
+	"\x05vm_id\x18\x01 \x01(\tB.\xbaH+\xc8\x01\x01r&2$^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$R\x04vmId\"\xd6\x03\n" +
 	"\x11GetVmInfoResponse\x12\x13\n" +
 	"\x05vm_id\x18\x01 \x01(\tR\x04vmId\x122\n" +
 	"\x06config\x18\x02 \x01(\v2\x1a.vmprovisioner.v1.VmConfigR\x06config\x12/\n" +
@@ -2309,7 +2338,8 @@ const file_vmprovisioner_v1_vmprovisioner_proto_rawDesc = "" +
 	"\fbackend_info\x18\x05 \x03(\v24.vmprovisioner.v1.GetVmInfoResponse.BackendInfoEntryR\vbackendInfo\x12+\n" +
 	"\x11created_timestamp\x18\n" +
 	" \x01(\x03R\x10createdTimestamp\x12-\n" +
-	"\x12modified_timestamp\x18\v \x01(\x03R\x11modifiedTimestamp\x1a>\n" +
+	"\x12modified_timestamp\x18\v \x01(\x03R\x11modifiedTimestamp\x12\x1b\n" +
+	"\ttenant_id\x18\f \x01(\tR\btenantId\x1a>\n" +
 	"\x10BackendInfoEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x96\x02\n" +
@@ -2340,7 +2370,7 @@ const file_vmprovisioner_v1_vmprovisioner_proto_rawDesc = "" +
 	"\x03vms\x18\x01 \x03(\v2\x18.vmprovisioner.v1.VmInfoR\x03vms\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1f\n" +
 	"\vtotal_count\x18\x03 \x01(\x05R\n" +
-	"totalCount\"\x90\x03\n" +
+	"totalCount\"\xad\x03\n" +
 	"\x06VmInfo\x12\x13\n" +
 	"\x05vm_id\x18\x01 \x01(\tR\x04vmId\x12/\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x19.vmprovisioner.v1.VmStateR\x05state\x12\x1d\n" +
@@ -2351,7 +2381,8 @@ const file_vmprovisioner_v1_vmprovisioner_proto_rawDesc = "" +
 	"\x12modified_timestamp\x18\x06 \x01(\x03R\x11modifiedTimestamp\x12B\n" +
 	"\bmetadata\x18\a \x03(\v2&.vmprovisioner.v1.VmInfo.MetadataEntryR\bmetadata\x12\x18\n" +
 	"\abackend\x18\n" +
-	" \x01(\tR\abackend\x1a;\n" +
+	" \x01(\tR\abackend\x12\x1b\n" +
+	"\ttenant_id\x18\v \x01(\tR\btenantId\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9b\x01\n" +
@@ -2370,7 +2401,7 @@ const file_vmprovisioner_v1_vmprovisioner_proto_rawDesc = "" +
 	"\x10VM_STATE_CREATED\x10\x01\x12\x14\n" +
 	"\x10VM_STATE_RUNNING\x10\x02\x12\x13\n" +
 	"\x0fVM_STATE_PAUSED\x10\x03\x12\x15\n" +
-	"\x11VM_STATE_SHUTDOWN\x10\x042\xd7\x06\n" +
+	"\x11VM_STATE_SHUTDOWN\x10\x042\x9e\a\n" +
 	"\tVmService\x12Q\n" +
 	"\bCreateVm\x12!.vmprovisioner.v1.CreateVmRequest\x1a\".vmprovisioner.v1.CreateVmResponse\x12Q\n" +
 	"\bDeleteVm\x12!.vmprovisioner.v1.DeleteVmRequest\x1a\".vmprovisioner.v1.DeleteVmResponse\x12K\n" +
@@ -2380,7 +2411,8 @@ const file_vmprovisioner_v1_vmprovisioner_proto_rawDesc = "" +
 	"\aPauseVm\x12 .vmprovisioner.v1.PauseVmRequest\x1a!.vmprovisioner.v1.PauseVmResponse\x12Q\n" +
 	"\bResumeVm\x12!.vmprovisioner.v1.ResumeVmRequest\x1a\".vmprovisioner.v1.ResumeVmResponse\x12Q\n" +
 	"\bRebootVm\x12!.vmprovisioner.v1.RebootVmRequest\x1a\".vmprovisioner.v1.RebootVmResponse\x12T\n" +
-	"\tGetVmInfo\x12\".vmprovisioner.v1.GetVmInfoRequest\x1a#.vmprovisioner.v1.GetVmInfoResponse\x12N\n" +
+	"\tGetVmInfo\x12\".vmprovisioner.v1.GetVmInfoRequest\x1a#.vmprovisioner.v1.GetVmInfoResponse\x12E\n" +
+	"\bGetUsage\x12\x1b.billing.v1.GetUsageRequest\x1a\x1c.billing.v1.GetUsageResponse\x12N\n" +
 	"\aListVms\x12 .vmprovisioner.v1.ListVmsRequest\x1a!.vmprovisioner.v1.ListVmsResponse\x12b\n" +
 	"\rStreamConsole\x12&.vmprovisioner.v1.StreamConsoleRequest\x1a'.vmprovisioner.v1.StreamConsoleResponse0\x01BPZNgithub.com/unkeyed/unkey/go/deploy/metald/gen/vmprovisioner/v1;vmprovisionerv1b\x06proto3"
 
@@ -2440,6 +2472,8 @@ var file_vmprovisioner_v1_vmprovisioner_proto_goTypes = []any{
 	nil,                           // 38: vmprovisioner.v1.NetworkInterface.OptionsEntry
 	nil,                           // 39: vmprovisioner.v1.GetVmInfoResponse.BackendInfoEntry
 	nil,                           // 40: vmprovisioner.v1.VmInfo.MetadataEntry
+	(*v1.GetUsageRequest)(nil),    // 41: billing.v1.GetUsageRequest
+	(*v1.GetUsageResponse)(nil),   // 42: billing.v1.GetUsageResponse
 }
 var file_vmprovisioner_v1_vmprovisioner_proto_depIdxs = []int32{
 	2,  // 0: vmprovisioner.v1.VmConfig.cpu:type_name -> vmprovisioner.v1.CpuConfig
@@ -2480,20 +2514,22 @@ var file_vmprovisioner_v1_vmprovisioner_proto_depIdxs = []int32{
 	19, // 35: vmprovisioner.v1.VmService.ResumeVm:input_type -> vmprovisioner.v1.ResumeVmRequest
 	21, // 36: vmprovisioner.v1.VmService.RebootVm:input_type -> vmprovisioner.v1.RebootVmRequest
 	23, // 37: vmprovisioner.v1.VmService.GetVmInfo:input_type -> vmprovisioner.v1.GetVmInfoRequest
-	28, // 38: vmprovisioner.v1.VmService.ListVms:input_type -> vmprovisioner.v1.ListVmsRequest
-	31, // 39: vmprovisioner.v1.VmService.StreamConsole:input_type -> vmprovisioner.v1.StreamConsoleRequest
-	10, // 40: vmprovisioner.v1.VmService.CreateVm:output_type -> vmprovisioner.v1.CreateVmResponse
-	12, // 41: vmprovisioner.v1.VmService.DeleteVm:output_type -> vmprovisioner.v1.DeleteVmResponse
-	14, // 42: vmprovisioner.v1.VmService.BootVm:output_type -> vmprovisioner.v1.BootVmResponse
-	16, // 43: vmprovisioner.v1.VmService.ShutdownVm:output_type -> vmprovisioner.v1.ShutdownVmResponse
-	18, // 44: vmprovisioner.v1.VmService.PauseVm:output_type -> vmprovisioner.v1.PauseVmResponse
-	20, // 45: vmprovisioner.v1.VmService.ResumeVm:output_type -> vmprovisioner.v1.ResumeVmResponse
-	22, // 46: vmprovisioner.v1.VmService.RebootVm:output_type -> vmprovisioner.v1.RebootVmResponse
-	24, // 47: vmprovisioner.v1.VmService.GetVmInfo:output_type -> vmprovisioner.v1.GetVmInfoResponse
-	29, // 48: vmprovisioner.v1.VmService.ListVms:output_type -> vmprovisioner.v1.ListVmsResponse
-	32, // 49: vmprovisioner.v1.VmService.StreamConsole:output_type -> vmprovisioner.v1.StreamConsoleResponse
-	40, // [40:50] is the sub-list for method output_type
-	30, // [30:40] is the sub-list for method input_type
+	41, // 38: vmprovisioner.v1.VmService.GetUsage:input_type -> billing.v1.GetUsageRequest
+	28, // 39: vmprovisioner.v1.VmService.ListVms:input_type -> vmprovisioner.v1.ListVmsRequest
+	31, // 40: vmprovisioner.v1.VmService.StreamConsole:input_type -> vmprovisioner.v1.StreamConsoleRequest
+	10, // 41: vmprovisioner.v1.VmService.CreateVm:output_type -> vmprovisioner.v1.CreateVmResponse
+	12, // 42: vmprovisioner.v1.VmService.DeleteVm:output_type -> vmprovisioner.v1.DeleteVmResponse
+	14, // 43: vmprovisioner.v1.VmService.BootVm:output_type -> vmprovisioner.v1.BootVmResponse
+	16, // 44: vmprovisioner.v1.VmService.ShutdownVm:output_type -> vmprovisioner.v1.ShutdownVmResponse
+	18, // 45: vmprovisioner.v1.VmService.PauseVm:output_type -> vmprovisioner.v1.PauseVmResponse
+	20, // 46: vmprovisioner.v1.VmService.ResumeVm:output_type -> vmprovisioner.v1.ResumeVmResponse
+	22, // 47: vmprovisioner.v1.VmService.RebootVm:output_type -> vmprovisioner.v1.RebootVmResponse
+	24, // 48: vmprovisioner.v1.VmService.GetVmInfo:output_type -> vmprovisioner.v1.GetVmInfoResponse
+	42, // 49: vmprovisioner.v1.VmService.GetUsage:output_type -> billing.v1.GetUsageResponse
+	29, // 50: vmprovisioner.v1.VmService.ListVms:output_type -> vmprovisioner.v1.ListVmsResponse
+	32, // 51: vmprovisioner.v1.VmService.StreamConsole:output_type -> vmprovisioner.v1.StreamConsoleResponse
+	41, // [41:52] is the sub-list for method output_type
+	30, // [30:41] is the sub-list for method input_type
 	30, // [30:30] is the sub-list for extension type_name
 	30, // [30:30] is the sub-list for extension extendee
 	0,  // [0:30] is the sub-list for field type_name

@@ -4,6 +4,7 @@ package backendtest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -11,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 )
 
 // Screen is what a guest wrote, and metald noted beside it. The zero Screen is ready, and safe for concurrent use.
@@ -91,6 +94,16 @@ func Eventually(tb testing.TB, limit time.Duration, what string, holds func() bo
 			tb.Fatalf("never came true: %s", what)
 		}
 	}
+}
+
+// Reap has a backend reap what may be left of a machine, and returns what it used in all as far as that is known.
+func Reap(tb testing.TB, b types.Backend, h types.Handle) types.Usage {
+	tb.Helper()
+	last, err := b.Reap(context.Background(), h)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return last
 }
 
 // Dir makes a directory that ends with the test, is short enough for sockets, and others may pass through.

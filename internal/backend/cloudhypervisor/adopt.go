@@ -107,6 +107,7 @@ func (b *Backend) Adopt(ctx context.Context, req types.AdoptRequest) (types.Mach
 		m.letGo()
 		return nil, fmt.Errorf("adopt Cloud Hypervisor of VM %s: %w", req.Handle.VM, err)
 	}
+	m.compare()
 	if err := m.reattach(ctx); err != nil {
 		return nil, m.refuse(ctx, err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/program"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/tally"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
@@ -88,7 +89,11 @@ type private struct {
 	Group   *group      `json:"group,omitempty"` // nil for a VMM without limits
 	Lent    []jail.Loan `json:"lent,omitempty"`  // files that were given to the VM's user
 	Mounted bool        `json:"mounted,omitempty"`
-	Version string      `json:"version"` // of Cloud Hypervisor, before anybody asked it
+	// Lead is how far the CPU clock is ahead of the cgroup, see cage.Lead; 0 where that is not known yet. It is measured
+	// when the VMM is there, after Commit, and saved with what the handle is by then.
+	Lead    time.Duration `json:"lead,omitempty"`
+	Taps    tally.Taps    `json:"taps,omitempty"`
+	Version string        `json:"version"` // of Cloud Hypervisor, before anybody asked it
 }
 
 // group is what finds a cgroup again, whatever the configuration says by then.
@@ -110,27 +115,22 @@ func checkHandle(h types.Handle) (p private, err error) {
 	return p, err
 }
 
-// Reap kills the Cloud Hypervisor of a handle, if it is still that one, and removes everything of it.
-func (b *Backend) Reap(ctx context.Context, h types.Handle) error {
+// Reap kills the Cloud Hypervisor of a handle, if it is still that one, and removes everything of it. Of its usage what
+// the host counts is known; its own counters ended with it.
+func (b *Backend) Reap(ctx context.Context, h types.Handle) (types.Usage, error) {
 	p, err := checkHandle(h)
 	if err != nil {
-		return err
+		return types.Usage{}, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
-	process, err := b.cfg.Supervisor.Adopt(h.Process)
-	switch {
-	case errors.Is(err, types.ErrGone):
-	case err != nil:
-		return fmt.Errorf("reap Cloud Hypervisor of VM %s: %w", h.VM, err)
-	default:
-		defer process.Release()
-		if err := process.Kill(ctx); err != nil {
-			return fmt.Errorf("reap Cloud Hypervisor of VM %s: %w", h.VM, err)
-		}
+	last, err := tally.Last(ctx, b.cfg.Supervisor, h, p.Taps)
+	if err != nil {
+		return types.Usage{}, fmt.Errorf("reap Cloud Hypervisor of VM %s: %w", h.VM, err)
 	}
 	home := home{cage: b.cage, runDir: h.RunDir, private: p}
-	return home.remove(ctx)
+	last.CPUTime = home.finalCPU(last.CPUTime)
+	return last, home.remove(ctx)
 }
 
 // Sweep removes the cgroups of VMMs that no handle names: their metald died before it had committed one, and they never

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/tally"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/cgroup"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
@@ -54,12 +55,13 @@ type launch struct {
 	plan    plan
 	taps    []*os.File // one per network, until Cloud Hypervisor has them
 
-	home   home
-	alive  bool       // its process could not be ended
-	runDir bool       // it was made: what was there before is somebody else's, and stays
-	root   *jail.Jail // nil before it was made
-	files  cage.Files
-	group  *cgroup.Group // nil without limits
+	home     home
+	alive    bool       // its process could not be ended
+	runDir   bool       // it was made: what was there before is somebody else's, and stays
+	rootMade bool       // likewise
+	root     *jail.Jail // nil before it was opened
+	files    cage.Files
+	group    *cgroup.Group // nil without limits
 }
 
 // prove finds out all that can be without leaving anything.
@@ -127,6 +129,7 @@ func (l *launch) makeRoot(ctx context.Context) (err error) {
 	if err := vmmprocess.MakeRunDir(l.home.root(), l.req.UID, l.req.GID); err != nil {
 		return err
 	}
+	l.rootMade = true
 	if l.root, err = jail.Open(l.home.root()); err != nil {
 		return err
 	}
@@ -152,6 +155,7 @@ func (l *launch) openTaps() error {
 		}
 		l.taps = append(l.taps, file)
 	}
+	l.home.private.Taps = tally.Begin(l.req.Spec.Networks)
 	return nil
 }
 
@@ -187,6 +191,7 @@ func (l *launch) start(ctx context.Context) (_ *machine, err error) {
 		return nil, err
 	}
 	m.root, l.root = l.root, nil
+	m.compare()
 	m.begin()
 	return m, nil
 }
@@ -303,6 +308,9 @@ func (l *launch) undo(ctx context.Context) error {
 		errs = append(errs, l.home.removeGroup(ctx))
 	}
 	errs = append(errs, cage.Restore(l.home.private.Lent))
+	if !l.rootMade {
+		l.home.private.Root = ""
+	}
 	if l.runDir {
 		errs = append(errs, l.home.removeRunDir(ctx))
 	}

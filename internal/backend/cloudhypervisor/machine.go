@@ -66,6 +66,7 @@ type status struct {
 	refusal  string // what the VMM said to a boot; "" if it did not refuse
 	forced   bool   // Destroy ended the VMM
 	exit     types.Exit
+	used     types.Usage // in all
 }
 
 // newMachine returns a machine that has neither process nor connections yet.
@@ -132,7 +133,7 @@ func (m *machine) drain() {
 
 // settle puts together how Cloud Hypervisor ended.
 func (m *machine) settle() {
-	words := m.words.Text()
+	words, used := m.words.Text(), m.total()
 	line, panicked := m.watch.Panicked()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -144,7 +145,7 @@ func (m *machine) settle() {
 		e.panicLine = ""
 	}
 	e.status, e.known = m.process.Status()
-	m.exit = e.exit()
+	m.exit, m.used = e.exit(), used
 	if m.ran && !m.meter.complete() {
 		m.log.Info("what a VM read and wrote in the last moments before its end is not known", "last reading", m.meter.last())
 	}

@@ -4,6 +4,7 @@ import (
 	"os/exec"
 	"testing"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 )
 
@@ -40,6 +41,12 @@ func TestATapIsHandedOver(t *testing.T) {
 			return ok
 		})
 		must(t, v.Destroy(t.Context()))
+		if u := v.used(); len(u.Networks) != 1 {
+			t.Errorf("in all the networks are %+v", u.Networks)
+		}
+		if last := backendtest.Reap(t, r.backend, v.Handle()); len(last.Networks) != 1 {
+			t.Errorf("to who reaps it the networks are %+v", last.Networks)
+		}
 		must(t, r.create("again", spec).Destroy(t.Context()))
 	})
 }

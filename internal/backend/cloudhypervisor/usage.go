@@ -2,16 +2,20 @@ package cloudhypervisor
 
 import (
 	"context"
+	"errors"
 	"math"
 	"sync"
 	"time"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/tally"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 )
 
 // lastTimeout bounds the wait for a last reading of a VM that is to be ended.
 const lastTimeout = 250 * time.Millisecond
+
+// errFell says that the counters are another guest's.
+var errFell = errors.New("the counters fell")
 
 // meter keeps the counters of a machine.
 type meter struct {
@@ -93,6 +97,7 @@ func (m *machine) count(ctx context.Context) error {
 	}
 	if !m.meter.take(now) {
 		m.endGuest(func(s *status) { s.reset = true })
+		return errFell
 	}
 	return nil
 }
@@ -109,34 +114,72 @@ func (m *machine) lastReading(ctx context.Context) {
 	}
 }
 
-// Usage reads the counters of the process, and Cloud Hypervisor's of the devices, at most one second old where it answers.
-// Cloud Hypervisor itself knows neither CPU time nor memory.
+// Usage reads the counters of the process and of the taps, and Cloud Hypervisor's of the disks, at most one second old
+// where it answers. Cloud Hypervisor itself knows neither CPU time nor memory; its counters of interfaces end with it.
+//
+// In the last word the CPU time is that of the cgroup where there is one and it is more. The disks' figures are there
+// where Destroy had stopped the guest before it read them. They are unknown where Cloud Hypervisor ended with its guest:
+// it takes its counters along, and says no last word.
 func (m *machine) Usage(ctx context.Context) (types.Usage, error) {
-	if m.meter.age() > lookEvery && m.now().ran && !m.died() {
+	if m.died() {
+		return m.lastWord(ctx)
+	}
+	if m.meter.age() > lookEvery && m.now().ran {
 		limited, cancel := context.WithTimeout(ctx, lookTimeout)
 		_ = m.count(limited) // what was read before stands
 		cancel()
 	}
-	u := types.Usage{At: time.Now()}
-	u.Disks, u.Networks = m.deviceUsage()
-	pid := m.handle.Process.PID
-	if cpu, err := vmmprocess.CPUTime(pid); err == nil {
-		u.CPUTime = &cpu
-	}
-	if resident, err := vmmprocess.ResidentMemory(pid); err == nil {
-		u.MemoryBytes = &resident
-	}
+	u := types.Usage{At: time.Now(), Networks: m.home.private.Taps.Used(), Disks: m.diskUsage()}
+	tally.Process(&u, m.handle.Process.PID)
 	if m.died() { // the pid may be another's
-		return types.Usage{}, types.Errorf(types.KindUnavailable, "VM %s: %w", m.handle.VM, types.ErrGone)
+		return m.lastWord(ctx)
 	}
 	return u, nil
 }
 
-// Sources are the process. Cloud Hypervisor counts the interfaces by itself.
-func (m *machine) Sources() types.Sources { return types.Sources{PID: m.handle.Process.PID} }
+// lastWord is what the incarnation used in all. It waits for Exited.
+func (m *machine) lastWord(ctx context.Context) (types.Usage, error) {
+	select {
+	case <-m.exited:
+	case <-m.finished: // ended, or released
+	case <-ctx.Done():
+	}
+	select {
+	case <-m.exited:
+		return tally.Copy(m.now().used), nil
+	default:
+	}
+	if ctx.Err() != nil {
+		return types.Usage{}, m.unavailable(ctx, context.Cause(ctx))
+	}
+	return types.Usage{}, types.Errorf(types.KindUnavailable, "VM %s: %w", m.handle.VM, types.ErrGone)
+}
 
-// deviceUsage is nil before the first reading.
-func (m *machine) deviceUsage() (disks map[string]types.DiskUsage, networks map[string]types.NetworkUsage) {
+// compare has the handle say how far the VMM's CPU clock is ahead of its cgroup: who reaps it has the cgroup alone.
+func (m *machine) compare() {
+	m.home.compare(m.handle.Process.PID)
+	m.handle.Private = m.home.private.encode()
+}
+
+// total is what the incarnation used in all, after its end. Its cgroup and its taps are there still.
+func (m *machine) total() types.Usage {
+	u := types.Usage{At: time.Now(), CPUTime: m.home.finalCPU(tally.Clock(m.process)), Networks: m.home.private.Taps.Used()}
+	switch s := m.now(); {
+	case !s.started && !s.ran:
+		u.Disks = tally.NoDisks(m.spec.Disks)
+	case m.meter.complete():
+		u.Disks = m.diskUsage()
+	}
+	return u
+}
+
+// Sources are the process and its taps.
+func (m *machine) Sources() types.Sources {
+	return types.Sources{PID: m.handle.Process.PID, Taps: m.home.private.Taps.Sources()}
+}
+
+// diskUsage is nil before the first reading.
+func (m *machine) diskUsage() (disks map[string]types.DiskUsage) {
 	m.meter.mu.Lock()
 	defer m.meter.mu.Unlock()
 	for i, d := range m.spec.Disks {
@@ -147,15 +190,7 @@ func (m *machine) deviceUsage() (disks map[string]types.DiskUsage, networks map[
 			disks[d.ID] = types.DiskUsage{ReadBytes: n[0], WriteBytes: n[1], ReadOps: n[2], WriteOps: n[3]}
 		}
 	}
-	for i, d := range m.spec.Networks {
-		if n, ok := m.meter.totals.of(networkID(i), "rx_bytes", "tx_bytes", "rx_frames", "tx_frames"); ok {
-			if networks == nil {
-				networks = map[string]types.NetworkUsage{}
-			}
-			networks[d.ID] = types.NetworkUsage{ReceivedBytes: n[0], SentBytes: n[1], ReceivedPackets: n[2], SentPackets: n[3]}
-		}
-	}
-	return disks, networks
+	return disks
 }
 
 // of returns counters of a device, if it has all of them and they are numbers that can be.

@@ -264,7 +264,7 @@ func (r *rig) createFrom(req types.CreateRequest) *testVM {
 	r.t.Cleanup(func() {
 		select {
 		case <-v.machine.released: // somebody else has it, or had it and is done
-			must(r.t, r.backend.Reap(context.Background(), v.Handle()))
+			backendtest.Reap(r.t, r.backend, v.Handle())
 		default:
 			must(r.t, v.Destroy(context.Background()))
 		}

@@ -68,7 +68,7 @@ func TestAVolumeIsLentAndGivenBack(t *testing.T) {
 		req.RunDir, req.Incarnation = req.RunDir+"-2", 2
 		v = r.createFrom(req)
 		v.Release() // and metald dies
-		must(t, r.another().Reap(t.Context(), v.Handle()))
+		backendtest.Reap(t, r.another(), v.Handle())
 		if now := ownerOf(t, path); now != before {
 			t.Errorf("given back after a restart it is %+v, and it was %+v", now, before)
 		}
@@ -96,4 +96,21 @@ func TestTemplatesStayWhatTheyAre(t *testing.T) {
 			t.Errorf("the kernel is %+v, and it was %+v", now, kernel)
 		}
 	})
+}
+
+// What was there before is somebody else's, and stays.
+func TestARootThatIsThereStays(t *testing.T) {
+	r := onStub(t, true)
+	req := r.request("taken", r.spec())
+	req.RootDir = filepath.Join(r.dir, "root-of-another")
+	must(t, os.Mkdir(req.RootDir, 0o700))
+	if _, err := r.backend.Create(t.Context(), req); err == nil {
+		t.Error("it was made in what is another's")
+	}
+	if _, err := os.Stat(req.RootDir); err != nil {
+		t.Errorf("what was there is gone: %v", err)
+	}
+	if _, err := os.Stat(req.RunDir); !os.IsNotExist(err) {
+		t.Errorf("the run directory is left: %v", err)
+	}
 }

@@ -22,6 +22,7 @@ const (
 	Flood      Ability = "a guest that writes more than the console keeps"
 	Mute       Ability = "a VMM that can be made to stop answering"
 	Usage      Ability = "usage that grows while a guest runs"
+	LastWrites Ability = "a VMM that tells of its disks what was done to the end, when its guest has powered off"
 	Usable     Ability = "a host on which the backend is usable"
 )
 
@@ -79,7 +80,7 @@ func table() []chapter {
 		{"Disks", slices.Concat(diskSentences(), volumeSentences())},
 		{"Cancellation, deadlines, isolation", slices.Concat(isolationSentences(), deadlineSentences())},
 		{"Records", storeSentences()},
-		{"Usage and lists", slices.Concat(readingSentences(), usageSentences())},
+		{"Usage and lists", slices.Concat(readingSentences(), usageSentences(), lastWordSentences())},
 		{"Cleanup", cleanupSentences()},
 		{"The seam itself", seamSentences()},
 	}

@@ -27,7 +27,7 @@ func seamSentences() []sentence {
 	}
 }
 
-// request is a CreateRequest of its own, past the manager. The disk is the template itself, so nothing may boot.
+// request is a CreateRequest of its own, past the manager. The disk is the template itself, and read-only.
 func (s *site) request() types.CreateRequest {
 	spec := s.spec()
 	req := types.CreateRequest{
@@ -50,7 +50,7 @@ func (s *site) machine(req types.CreateRequest) types.Machine {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() {
-		if err := s.backend.Reap(context.Background(), m.Handle()); err != nil {
+		if _, err := s.backend.Reap(context.Background(), m.Handle()); err != nil {
 			s.t.Error(err)
 		}
 	})
@@ -146,7 +146,7 @@ func reapTwice(t *testing.T, s *site) {
 	m := s.machine(s.request())
 	m.Release()
 	for range 2 {
-		if err := s.backend.Reap(s.ctx(), m.Handle()); err != nil {
+		if _, err := s.backend.Reap(s.ctx(), m.Handle()); err != nil {
 			t.Error(err)
 		}
 		s.wantNothing()

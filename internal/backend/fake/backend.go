@@ -131,13 +131,14 @@ func (b *Backend) Adopt(ctx context.Context, req types.AdoptRequest) (types.Mach
 	return m, nil
 }
 
-// Reap ends the process of a handle, if it is still that one.
-func (b *Backend) Reap(ctx context.Context, h types.Handle) error {
+// Reap ends the process of a handle, if it is still that one. What one used that has ended is not known to a fake host.
+func (b *Backend) Reap(ctx context.Context, h types.Handle) (last types.Usage, err error) {
 	if err := b.host.hook(ctx, VerbReap, h.VM); err != nil {
-		return err
+		return types.Usage{}, err
 	}
 	if p := b.host.match(h.Process); p != nil {
 		p.end(types.Exit{Reason: types.ReasonForced})
+		last = p.usage()
 	}
-	return dir.Remove(h.RunDir)
+	return last, dir.Remove(h.RunDir)
 }

@@ -137,20 +137,12 @@ func (m *machine) Usage(ctx context.Context) (types.Usage, error) {
 	if err := m.host.hook(ctx, VerbUsage, m.handle.VM); err != nil {
 		return types.Usage{}, err
 	}
-	if err := m.answers(ctx); err != nil {
-		return types.Usage{}, err
+	if !m.hasExited() {
+		if err := m.answers(ctx); err != nil {
+			return types.Usage{}, err
+		}
 	}
-	if m.hasExited() {
-		return types.Usage{}, types.Errorf(types.KindUnavailable, "VM %s: the VMM has ended", m.handle.VM)
-	}
-	cpu := m.process.cpuTime()
-	usage := types.Usage{At: time.Now(), CPUTime: &cpu, Disks: map[string]types.DiskUsage{}}
-	m.process.mu.Lock()
-	defer m.process.mu.Unlock()
-	for _, d := range m.process.spec.Disks {
-		usage.Disks[d.ID] = types.DiskUsage{WriteBytes: m.process.written, WriteOps: m.process.writes}
-	}
-	return usage, nil // a fake has no memory that could be measured
+	return m.process.usage(), nil
 }
 
 // Sources are none: a fake has no process.

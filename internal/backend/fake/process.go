@@ -135,6 +135,18 @@ func (p *process) current() lifecycle.State {
 	return p.state
 }
 
+// usage is what the process used so far, or in all. A fake has no memory that could be measured.
+func (p *process) usage() types.Usage {
+	cpu := p.cpuTime()
+	usage := types.Usage{At: time.Now(), CPUTime: &cpu, Disks: map[string]types.DiskUsage{}}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, d := range p.spec.Disks {
+		usage.Disks[d.ID] = types.DiskUsage{WriteBytes: p.written, WriteOps: p.writes}
+	}
+	return usage
+}
+
 // cpuTime is what a guest that never idles would use.
 func (p *process) cpuTime() time.Duration {
 	p.mu.Lock()

@@ -151,6 +151,7 @@ func (b *Backend) Adopt(ctx context.Context, req types.AdoptRequest) (types.Mach
 		m.unlife()
 		return nil, fmt.Errorf("adopt Firecracker of VM %s: %w", req.Handle.VM, err)
 	}
+	m.compare()
 	if err := m.reattach(ctx, b); err != nil {
 		return nil, m.refuse(ctx, err)
 	}

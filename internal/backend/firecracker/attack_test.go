@@ -119,7 +119,7 @@ func TestPlantedLinksAreNotFollowed(t *testing.T) {
 					must(t, m.Destroy(t.Context()))
 				}
 			})
-			must(t, r.another().Reap(t.Context(), v.Handle()))
+			backendtest.Reap(t, r.another(), v.Handle())
 			v.wantGone()
 			other.wantUnharmed(t)
 		})

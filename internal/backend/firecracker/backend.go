@@ -3,7 +3,6 @@ package firecracker
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/program"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/tally"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
@@ -95,13 +95,16 @@ func (b *Backend) vmm(ctx context.Context) (firecracker, jailer binary, err erro
 
 // private is this backend's part of a handle.
 type private struct {
-	UID      uint32                        `json:"uid"`
-	GID      uint32                        `json:"gid"`
-	Jail     *jailed                       `json:"jail,omitempty"` // nil for a VMM without a jail
-	Root     string                        `json:"root,omitempty"` // where such a VMM runs; "" is in its run directory
-	Lent     []jail.Loan                   `json:"lent,omitempty"` // files that were given to the VM's user
-	LentTaps []tapLoan                     `json:"lentTaps,omitempty"`
-	Taps     map[string]types.NetworkUsage `json:"taps,omitempty"` // their counters when this Firecracker began, by interface
+	UID      uint32      `json:"uid"`
+	GID      uint32      `json:"gid"`
+	Jail     *jailed     `json:"jail,omitempty"` // nil for a VMM without a jail
+	Root     string      `json:"root,omitempty"` // where such a VMM runs; "" is in its run directory
+	Lent     []jail.Loan `json:"lent,omitempty"` // files that were given to the VM's user
+	LentTaps []tapLoan   `json:"lentTaps,omitempty"`
+	// Lead is how far the CPU clock is ahead of the cgroup, see cage.Lead; 0 where that is not known yet. It is measured
+	// when the VMM is there, after Commit, and saved with what the handle is by then.
+	Lead time.Duration `json:"lead,omitempty"`
+	Taps tally.Taps    `json:"taps,omitempty"`
 }
 
 // tapLoan is a tap that is the VM's user's, and whose it was.
@@ -131,25 +134,20 @@ func checkHandle(h types.Handle) (p private, err error) {
 	return p, err
 }
 
-// Reap kills the Firecracker of a handle, if it is still that one, and removes everything of it.
-func (b *Backend) Reap(ctx context.Context, h types.Handle) error {
+// Reap kills the Firecracker of a handle, if it is still that one, and removes everything of it. Of its usage what the
+// host counts is known; its metrics ended with it.
+func (b *Backend) Reap(ctx context.Context, h types.Handle) (types.Usage, error) {
 	p, err := checkHandle(h)
 	if err != nil {
-		return err
+		return types.Usage{}, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
-	process, err := b.cfg.Supervisor.Adopt(h.Process)
-	switch {
-	case errors.Is(err, types.ErrGone):
-	case err != nil:
-		return fmt.Errorf("reap Firecracker of VM %s: %w", h.VM, err)
-	default:
-		defer process.Release()
-		if err := process.Kill(ctx); err != nil {
-			return fmt.Errorf("reap Firecracker of VM %s: %w", h.VM, err)
-		}
+	last, err := tally.Last(ctx, b.cfg.Supervisor, h, p.Taps)
+	if err != nil {
+		return types.Usage{}, fmt.Errorf("reap Firecracker of VM %s: %w", h.VM, err)
 	}
 	home := home{cage: b.cage, runDir: h.RunDir, private: p}
-	return home.remove(ctx)
+	last.CPUTime = home.finalCPU(last.CPUTime)
+	return last, home.remove(ctx)
 }

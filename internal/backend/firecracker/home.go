@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
@@ -52,6 +53,21 @@ func (h home) inside(name string) string {
 // remove removes all of it. No process of it is alive. It is repeatable; what cannot be removed holds up nothing else.
 func (h home) remove(ctx context.Context) error {
 	return errors.Join(h.removeGroup(ctx), h.removeJail(ctx), h.restoreLent(), h.removeRunDir(ctx))
+}
+
+// finalCPU is what a VMM that has ended used: see cage.FinalCPU.
+func (h home) finalCPU(clock *time.Duration) *time.Duration {
+	if h.private.Jail == nil {
+		return clock
+	}
+	return h.cage.FinalCPU(clock, h.private.Jail.Cgroup, h.private.Jail.ID, h.private.Lead)
+}
+
+// compare finds out how far the clock of a VMM is ahead of its cgroup, where that is not known yet.
+func (h *home) compare(pid int) {
+	if h.private.Jail != nil && h.private.Lead == 0 {
+		h.private.Lead = h.cage.Lead(pid, h.private.Jail.Cgroup, h.private.Jail.ID)
+	}
 }
 
 func (h home) removeGroup(ctx context.Context) error {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/cage"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/tally"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/cgroup"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/jail"
@@ -174,7 +175,7 @@ func (l *launch) place(ctx context.Context) error {
 	return err
 }
 
-// lendTaps notes whose the VM's taps are, which its user is to open, and their counters: they began before this VM.
+// lendTaps notes whose the VM's taps are, which its user is to open, and their counters.
 func (l *launch) lendTaps() error {
 	for i, n := range l.req.Spec.Networks {
 		field := fmt.Sprintf("config.network[%d].tap_device", i)
@@ -187,13 +188,8 @@ func (l *launch) lendTaps() error {
 		if os.Geteuid() == 0 { // else the VMM's user is metald's own
 			l.home.private.LentTaps = append(l.home.private.LentTaps, tapLoan{Name: n.Tap, UID: owner})
 		}
-		if base, err := tap.Read(n.Tap); err == nil {
-			if l.home.private.Taps == nil {
-				l.home.private.Taps = map[string]types.NetworkUsage{}
-			}
-			l.home.private.Taps[n.ID] = types.NetworkUsage(base)
-		}
 	}
+	l.home.private.Taps = tally.Begin(l.req.Spec.Networks)
 	return nil
 }
 
@@ -234,6 +230,7 @@ func (l *launch) start(ctx context.Context) (_ *machine, err error) {
 		return nil, err
 	}
 	m.jail, l.jail = l.jail, nil
+	m.compare()
 	go m.run()
 	return m, nil
 }

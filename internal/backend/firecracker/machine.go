@@ -55,6 +55,7 @@ type machine struct {
 	off     bool      // the guest was found off, and Firecracker ended for it
 	forced  bool      // Destroy ended it
 	exit    types.Exit
+	used    types.Usage // in all
 }
 
 // newMachine returns a machine that has neither process nor connections yet.
@@ -111,13 +112,13 @@ func (m *machine) drain() {
 
 // settle puts together how Firecracker ended.
 func (m *machine) settle() {
-	words := m.words.Text()
+	words, used := m.words.Text(), m.total()
 	line, _ := m.watch.Panicked()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := ending{words: words, asked: time.Since(m.asked) < askedFor, off: m.off, panic: line, forced: m.forced, started: m.started}
 	e.status, e.known = m.process.Status()
-	m.exit = e.exit()
+	m.exit, m.used = e.exit(), used
 }
 
 func (m *machine) Handle() types.Handle { return m.handle }

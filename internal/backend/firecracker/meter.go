@@ -156,6 +156,9 @@ func (m *machine) endIfOff() {
 		m.mu.Unlock()
 		ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
 		defer cancel()
-		_ = m.process.Kill(ctx) // one that cannot be killed is tried again at the next tick
+		flushAgain := t.last(ctx, m.api)
+		if m.process.Kill(ctx) != nil {
+			flushAgain() // it is tried again at the next tick
+		}
 	}
 }

@@ -1,7 +1,6 @@
 package firecracker
 
 import (
-	"context"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -54,11 +53,17 @@ func TestATapIsLent(t *testing.T) {
 	req.Commit = func(h types.Handle) error { committed = h; return nil }
 	_, err := r.backend.Create(t.Context(), req)
 	wantKind(t, err, types.KindPrecondition, tapField, "in use")
-	must(t, r.backend.Reap(context.Background(), committed)) // as the manager does
+	backendtest.Reap(t, r.backend, committed) // as the manager does
 	wantTapOf(t, name, someUID)
 
 	must(t, v.Destroy(t.Context()))
 	wantTapOf(t, name, 0)
+	if u := v.used(); len(u.Networks) != 1 {
+		t.Errorf("in all the networks are %+v", u.Networks)
+	}
+	if last := backendtest.Reap(t, r.backend, v.Handle()); len(last.Networks) != 1 {
+		t.Errorf("to who reaps it the networks are %+v", last.Networks)
+	}
 	must(t, r.create("again", spec).Destroy(t.Context()))
 }
 

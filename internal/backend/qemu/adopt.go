@@ -9,6 +9,7 @@ import (
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/vm/lifecycle"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 )
 
@@ -88,7 +89,29 @@ func (m *machine) reattach(ctx context.Context, b *Backend) error {
 		c.close()
 		return errors.Join(err, fmt.Errorf("process %d listens on its monitor and not process %d", peer, m.handle.Process.PID))
 	}
-	return m.attach(ctx, c, b)
+	if err := m.attach(ctx, c, b); err != nil {
+		return err
+	}
+	return m.recall(ctx)
+}
+
+// recall finds out what became of the guest while no metald was there. One that has ended is told to nobody else. Nobody
+// reads the monitor yet.
+func (m *machine) recall(ctx context.Context) error {
+	defer bound(ctx, m.control.conn, qmpTimeout)()
+	status, err := queryStatus(ctx, m.control.exchange)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.begun = m.begun || runStates[status] != lifecycle.Created
+	m.found = status == "shutdown" && m.shutdown == ""
+	found := m.found
+	m.mu.Unlock()
+	if found {
+		m.guestEnded()
+	}
+	return nil
 }
 
 // letGo leaves a QEMU that could not be adopted as it is, and says whether it may be tried again.

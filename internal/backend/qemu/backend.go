@@ -3,13 +3,13 @@ package qemu
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os/exec"
 	"path/filepath"
 	"time"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/tally"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
@@ -96,8 +96,8 @@ func (b *Backend) binary() (string, error) {
 
 // private is this backend's part of a handle.
 type private struct {
-	Accel string                        `json:"accel"`
-	Taps  map[string]types.NetworkUsage `json:"taps,omitempty"` // their counters when this QEMU began, by interface
+	Accel string     `json:"accel"`
+	Taps  tally.Taps `json:"taps,omitempty"`
 }
 
 func (p private) encode() json.RawMessage {
@@ -116,23 +116,18 @@ func checkHandle(h types.Handle) (p private, err error) {
 // Sweep finds nothing: a QEMU has nothing outside of its run directory.
 func (b *Backend) Sweep(context.Context, []types.Handle) error { return nil }
 
-// Reap kills the QEMU of a handle, if it is still that one, and removes its run directory.
-func (b *Backend) Reap(ctx context.Context, h types.Handle) error {
-	if _, err := checkHandle(h); err != nil {
-		return err
+// Reap kills the QEMU of a handle, if it is still that one, and removes its run directory. Of its usage what the host
+// counts is known: QEMU itself is not asked.
+func (b *Backend) Reap(ctx context.Context, h types.Handle) (types.Usage, error) {
+	p, err := checkHandle(h)
+	if err != nil {
+		return types.Usage{}, err
 	}
-	process, err := b.cfg.Supervisor.Adopt(h.Process)
-	switch {
-	case errors.Is(err, types.ErrGone):
-	case err != nil:
-		return fmt.Errorf("reap QEMU of VM %s: %w", h.VM, err)
-	default:
-		defer process.Release()
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
-		defer cancel()
-		if err := process.Kill(ctx); err != nil {
-			return fmt.Errorf("reap QEMU of VM %s: %w", h.VM, err)
-		}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+	defer cancel()
+	last, err := tally.Last(ctx, b.cfg.Supervisor, h, p.Taps)
+	if err != nil {
+		return types.Usage{}, fmt.Errorf("reap QEMU of VM %s: %w", h.VM, err)
 	}
-	return dir.Remove(h.RunDir)
+	return last, dir.Remove(h.RunDir)
 }

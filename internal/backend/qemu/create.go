@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/tally"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/kvm"
@@ -101,19 +102,14 @@ func (l *launch) openImages() error {
 	return l.openTaps()
 }
 
-// openTaps also notes the counters of the taps: they began before this VM.
+// openTaps also notes the counters of the taps.
 func (l *launch) openTaps() error {
 	for i, n := range l.req.Spec.Networks {
 		if err := l.hold(openTap(fmt.Sprintf("config.network[%d].tap_device", i), n.Tap)); err != nil {
 			return err
 		}
-		if base, err := tapCounters(n.Tap); err == nil {
-			if l.private.Taps == nil {
-				l.private.Taps = map[string]types.NetworkUsage{}
-			}
-			l.private.Taps[n.ID] = base
-		}
 	}
+	l.private.Taps = tally.Begin(l.req.Spec.Networks)
 	return nil
 }
 

@@ -434,7 +434,7 @@ func TestHandlesOfOthersAreRefused(t *testing.T) {
 		if _, err := r.backend.Adopt(t.Context(), types.AdoptRequest{Handle: h}); err == nil {
 			t.Errorf("%s: adopted", name)
 		}
-		if err := r.backend.Reap(t.Context(), h); err == nil {
+		if _, err := r.backend.Reap(t.Context(), h); err == nil {
 			t.Errorf("%s: reaped", name)
 		}
 	}
@@ -451,8 +451,8 @@ func TestASocketOfAnotherProcessIsNotAdopted(t *testing.T) {
 	must(t, os.Rename(other.req.RunDir, mine.req.RunDir))
 	_, err := r.backend.Adopt(t.Context(), types.AdoptRequest{Handle: mine.Handle(), Spec: mine.req.Spec, Console: mine.screen})
 	wantKind(t, err, types.KindUnavailable, "", "listens on its monitor")
-	must(t, r.backend.Reap(t.Context(), mine.Handle()))
-	must(t, r.backend.Reap(t.Context(), other.Handle()))
+	backendtest.Reap(t, r.backend, mine.Handle())
+	backendtest.Reap(t, r.backend, other.Handle())
 	must(t, os.RemoveAll(mine.req.RunDir+"-away"))
 }
 

@@ -15,6 +15,7 @@ type ending struct {
 	shutdown  string // reason of its last SHUTDOWN event; "" if there was none
 	panicked  bool   // the guest's kernel said so, to QEMU or on the console
 	panicLine string // what it said on the console; "" if nothing
+	found     bool   // its guest had ended when metald came back: not how
 	forced    bool   // metald ended it
 	broken    bool   // it had met an internal error, after which its guest cannot go on
 	status    syscall.WaitStatus
@@ -50,6 +51,8 @@ func (e ending) exit() types.Exit {
 		x.Reason = types.ReasonGuestReset
 	case e.broken:
 		x.Reason, x.Detail = types.ReasonCrashed, cmp.Or(e.stderr, "QEMU met an internal error")
+	case e.found:
+		x.Reason, x.Detail = types.ReasonUnobserved, "its guest ended while metald could not watch it"
 	case e.forced, e.shutdown == shutdownQuit:
 		x.Reason = types.ReasonForced
 	case e.shutdown == shutdownSignal:

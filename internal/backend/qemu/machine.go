@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/tally"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/console"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/dir"
@@ -30,7 +31,7 @@ const (
 type machine struct {
 	handle  types.Handle
 	spec    types.Spec
-	taps    map[string]types.NetworkUsage // counters of the taps when this QEMU began, by interface
+	taps    tally.Taps
 	process *vmmprocess.Process
 	control *client
 	console *console.Source // nil without a console
@@ -45,8 +46,13 @@ type machine struct {
 	finished chan struct{} // run has returned
 	release  sync.Once
 
-	mu       sync.Mutex
-	shutdown string // reason of the last SHUTDOWN event
+	overdue *time.Timer // kills a QEMU that does not end with its guest; of run and what it calls
+
+	mu       sync.Mutex // guards what follows
+	last     farewell
+	shutdown string // reason of the first SHUTDOWN event: where it is the guest's, another follows when QEMU is told to quit
+	found    bool   // its guest had ended when metald found it
+	begun    bool   // the guest ran, or was just told to
 	panicked bool   // a GUEST_PANICKED event came
 	resumed  bool   // a RESUME event came since the last cont was sent
 	ordered  bool   // order is under way
@@ -54,15 +60,18 @@ type machine struct {
 	broken   bool   // QEMU has said that it met an internal error
 	forced   bool   // Destroy ended it
 	exit     types.Exit
+	used     types.Usage // in all
 }
 
 // run reads what QEMU says until it has ended, and then says how, or until the machine is released.
 func (m *machine) run() {
 	defer close(m.finished)
 	_ = m.control.read() // ends with QEMU, at the latest
-	select {
-	case <-m.process.Exited():
-	case <-m.released:
+	if m.overdue != nil {
+		defer m.overdue.Stop()
+	}
+	m.forsaken()
+	if !m.died() {
 		return
 	}
 	m.drain()
@@ -90,21 +99,24 @@ func (m *machine) drain() {
 
 // settle puts together how QEMU ended.
 func (m *machine) settle() {
-	words := m.words.Text()
+	words, used := m.words.Text(), m.total()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e := ending{shutdown: m.shutdown, panicked: m.panicked, forced: m.forced, broken: m.broken, stderr: words}
+	e := ending{shutdown: m.shutdown, panicked: m.panicked, found: m.found, forced: m.forced, broken: m.broken, stderr: words}
 	if line, yes := m.watch.Panicked(); yes {
 		e.panicked, e.panicLine = true, line
 	}
 	e.status, e.known = m.process.Status()
-	m.exit = e.exit()
+	m.exit, m.used = e.exit(), used
 }
 
 // event is called for each event of the control monitor.
 func (m *machine) event(name string, data []byte) {
 	if m.heed(name, data) && m.onStop != nil {
 		m.onStop()
+	}
+	if name == "SHUTDOWN" {
+		m.guestEnded()
 	}
 }
 
@@ -115,16 +127,16 @@ func (m *machine) heed(name string, data []byte) (stopped bool) {
 	switch name {
 	case "STOP":
 		m.stopped = m.ordered
-		return !m.ordered && m.shutdown == "" // after a SHUTDOWN it is on its way out
+		return !m.ordered && !m.last.asked && m.shutdown == "" // or it is on its way out
 	case "RESUME":
-		m.resumed = true
+		m.resumed, m.begun = true, true
 	case "GUEST_PANICKED":
 		m.panicked = true
 	case "SHUTDOWN":
 		var shutdown struct {
 			Reason string `json:"reason"`
 		}
-		if json.Unmarshal(data, &shutdown) == nil {
+		if json.Unmarshal(data, &shutdown) == nil && m.shutdown == "" {
 			m.shutdown = shutdown.Reason
 		}
 	}
@@ -136,7 +148,8 @@ func (m *machine) Handle() types.Handle { return m.handle }
 // Boot lets the vCPUs run and sees them run.
 func (m *machine) Boot(ctx context.Context) error {
 	m.mu.Lock()
-	m.resumed = false
+	m.resumed, m.begun = false, true
+	m.last = farewell{} // of an end that did not come
 	m.mu.Unlock()
 	err := m.order(ctx, "cont", lifecycle.Running)
 	if err == nil || !m.sawRunning() {
@@ -281,12 +294,16 @@ func (m *machine) Exit() types.Exit {
 	return m.exit
 }
 
-// Destroy tells a QEMU that writes to disks to quit, kills it where it doesn't within quitTimeout or ctx, or where it
-// has nothing to finish, and removes the run directory.
+// Destroy reads what the disks were used for, tells a QEMU that writes to some to quit, kills it where it doesn't within
+// quitTimeout or ctx, or where it has nothing to finish, and removes the run directory.
 func (m *machine) Destroy(ctx context.Context) error {
 	if !m.died() && !m.writes() {
-		m.kill()
-		_ = dir.Remove(m.handle.RunDir) // while it dies; what cannot be removed is tried again, and told, below
+		m.force()
+		if len(m.spec.Disks) > 0 && m.leave(false) {
+			m.awaitReading(ctx)
+		}
+		_ = m.process.Signal(syscall.SIGKILL) // an end of its own comes to the same
+		_ = dir.Remove(m.handle.RunDir)       // while it dies; what cannot be removed is tried again, and told, below
 	}
 	if err := m.end(ctx); err != nil {
 		return fmt.Errorf("end QEMU of VM %s: %w", m.handle.VM, err)
@@ -299,9 +316,7 @@ func (m *machine) end(ctx context.Context) error {
 		return nil
 	}
 	if !m.died() && m.writes() {
-		m.mu.Lock()
-		m.forced = true
-		m.mu.Unlock()
+		m.force()
 		if m.quit(ctx) {
 			return nil
 		}
@@ -339,12 +354,11 @@ func (m *machine) died() bool {
 	}
 }
 
-// kill sends SIGKILL and does not wait.
-func (m *machine) kill() {
+// force notes that metald ends it.
+func (m *machine) force() {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.forced = true
-	m.mu.Unlock()
-	_ = m.process.Signal(syscall.SIGKILL) // an end of its own comes to the same
 }
 
 // writes tells whether QEMU may have something to finish: writes to a disk that it has taken from the guest.
@@ -354,7 +368,7 @@ func (m *machine) writes() bool {
 
 // quit asks QEMU to end, which lets its disks finish what they do, and tells whether it has.
 func (m *machine) quit(ctx context.Context) bool {
-	if _, _, err := m.control.send("quit", nil); err != nil {
+	if !m.leave(true) {
 		return false
 	}
 	timer := time.NewTimer(quitTimeout)

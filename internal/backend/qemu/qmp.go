@@ -65,8 +65,12 @@ func (c *client) negotiate(ctx context.Context) error {
 
 // exchange sends a command and reads until its reply, for a connection that nobody else reads.
 func (c *client) exchange(ctx context.Context, name string, args any) (json.RawMessage, error) {
+	c.mu.Lock()
 	c.lastID++
-	if _, err := c.conn.Write(command{Execute: name, Arguments: args, ID: c.lastID}.encode()); err != nil {
+	id := c.lastID
+	_, err := c.conn.Write(command{Execute: name, Arguments: args, ID: id}.encode())
+	c.mu.Unlock()
+	if err != nil {
 		return nil, mute(ctx, name, err)
 	}
 	for {
@@ -76,8 +80,10 @@ func (c *client) exchange(ctx context.Context, name string, args any) (json.RawM
 			return nil, mute(ctx, name, err)
 		case m.Event != "":
 			c.event(m)
-		case m.isReply() && m.ID != nil && *m.ID == c.lastID:
+		case m.isReply() && m.ID != nil && *m.ID == id:
 			return m.result()
+		case m.isReply() && m.ID != nil: // to what an event had been answered with
+			c.reply(m)
 		}
 	}
 }

@@ -98,7 +98,8 @@ func arguments(id types.VMID, spec types.Spec, in inherited, h hostFacts) ([]str
 	a.device(device{Driver: "i8042", ID: "keyboard0"})
 	// A guest with the driver says by it that it panicked, and goes on to do what its panic= says.
 	a.device(device{Driver: "pvpanic", ID: "panic0"})
-	a.add("-action", "panic=none")
+	// A guest that ends leaves QEMU waiting, and its disks' counters with it, until it is told to quit.
+	a.add("-action", "panic=none,shutdown=pause")
 	return a, nil
 }
 

@@ -22,9 +22,3 @@ func openTap(field, name string) (*os.File, error) {
 	}
 	return file, nil
 }
-
-// tapCounters reads what went through a tap since it was made.
-func tapCounters(name string) (types.NetworkUsage, error) {
-	c, err := tap.Read(name)
-	return types.NetworkUsage(c), err
-}

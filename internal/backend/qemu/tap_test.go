@@ -5,6 +5,8 @@ import (
 	"os/exec"
 	"testing"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/backendtest"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/tally"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/guest"
 )
@@ -56,6 +58,12 @@ func TestTapOfAVM(t *testing.T) {
 			t.Errorf("usage %+v", u.Networks)
 		}
 		must(t, v.Destroy(t.Context()))
+		if n, known := v.used().Networks["lan"]; !known || n.SentBytes < u.Networks["lan"].SentBytes {
+			t.Errorf("in all %+v, and %+v was seen", n, u.Networks["lan"])
+		}
+		if last := backendtest.Reap(t, r.backend, v.Handle()); len(last.Networks) != 1 {
+			t.Errorf("to who reaps it the networks are %+v", last.Networks)
+		}
 		eventually(t, "the tap is free", func() bool {
 			f, err := openTap(tapField, tap)
 			if err == nil {
@@ -72,17 +80,15 @@ func TestTapOfAVM(t *testing.T) {
 func TestNetworkUsageIsTheGuestsAndOfThisIncarnation(t *testing.T) {
 	const tap = "metaldtest1"
 	makeTap(t, tap)
-	now, err := tapCounters(tap)
-	must(t, err)
-	spec := types.Spec{Networks: []types.Network{{ID: "lan", Tap: tap}, {ID: "unknown", Tap: tap}}}
-	m := &machine{spec: spec, taps: map[string]types.NetworkUsage{"lan": now}}
-	u := m.networkUsage()
+	taps := tally.Begin([]types.Network{{ID: "lan", Tap: tap}, {ID: "unknown", Tap: "nosuchtap"}})
+	u := taps.Used()
 	if len(u) != 1 || u["lan"].SentPackets < 0 || u["lan"].SentPackets > 1000 {
 		t.Errorf("usage %+v", u)
 	}
+	now := taps["lan"]
 	now.ReceivedBytes += 1 << 40 // as if the tap had been made anew
-	m.taps["lan"] = now
-	if u := m.networkUsage(); u != nil {
+	taps["lan"] = now
+	if u := taps.Used(); u != nil {
 		t.Errorf("usage %+v", u)
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/tally"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/tap"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/vmmprocess"
 )
 
@@ -21,51 +21,47 @@ const statsIdle = time.Second
 
 // Usage reads the counters of the process, of QEMU's disks and of the taps. The figures of a QEMU that doesn't answer
 // are unknown; those of the kernel are there all the same.
+//
+// In the last word the disks' figures are those of a guest that stood still and whose requests were done: it had ended,
+// or Destroy had stopped it. They are unknown where QEMU was killed, ended by itself, or did not answer in time.
 func (m *machine) Usage(ctx context.Context) (types.Usage, error) {
-	u := types.Usage{At: time.Now(), Networks: m.networkUsage()}
-	pid := m.handle.Process.PID
-	if cpu, err := vmmprocess.CPUTime(pid); err == nil {
-		u.CPUTime = &cpu
+	if m.died() {
+		return m.lastWord(ctx)
 	}
-	if resident, err := vmmprocess.ResidentMemory(pid); err == nil {
-		u.MemoryBytes = &resident
-	}
+	u := types.Usage{At: time.Now(), Networks: m.taps.Used()}
+	tally.Process(&u, m.handle.Process.PID)
 	if disks, err := m.stats.disks(ctx, m.handle.RunDir, m.spec.Disks); err == nil {
 		u.Disks = disks
 	}
-	select {
-	case <-m.process.Exited(): // the pid may be another's
-		return types.Usage{}, types.Errorf(types.KindUnavailable, "VM %s: %w", m.handle.VM, types.ErrGone)
-	default:
-		return u, nil
+	if m.died() { // the pid may be another's
+		return m.lastWord(ctx)
 	}
+	return u, nil
+}
+
+// lastWord is what the incarnation used in all. It waits for Exited.
+func (m *machine) lastWord(ctx context.Context) (types.Usage, error) {
+	select {
+	case <-m.exited:
+	case <-m.finished: // ended, or released
+	case <-ctx.Done():
+	}
+	select {
+	case <-m.exited:
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return tally.Copy(m.used), nil
+	default:
+	}
+	if ctx.Err() != nil {
+		return types.Usage{}, m.unavailable(ctx, context.Cause(ctx))
+	}
+	return types.Usage{}, types.Errorf(types.KindUnavailable, "VM %s: %w", m.handle.VM, types.ErrGone)
 }
 
 // Sources are the process and its taps.
 func (m *machine) Sources() types.Sources {
-	return types.Sources{PID: m.handle.Process.PID, Taps: types.TapSources(m.spec.Networks, m.taps)}
-}
-
-// networkUsage is what went through the taps since this QEMU began. A tap whose counters fell was made anew, and is
-// left out.
-func (m *machine) networkUsage() map[string]types.NetworkUsage {
-	var all map[string]types.NetworkUsage
-	for _, n := range m.spec.Networks {
-		from, known := m.taps[n.ID]
-		now, err := tap.Read(n.Tap)
-		if !known || err != nil {
-			continue
-		}
-		since, ok := now.Since(tap.Counters(from))
-		if !ok {
-			continue
-		}
-		if all == nil {
-			all = map[string]types.NetworkUsage{}
-		}
-		all[n.ID] = types.NetworkUsage(since)
-	}
-	return all
+	return types.Sources{PID: m.handle.Process.PID, Taps: m.taps.Sources()}
 }
 
 // stats is the statistics monitor: connected when it is first asked, read by whoever asks.
@@ -142,6 +138,13 @@ func (s *stats) ask(ctx context.Context, runDir, name string) (json.RawMessage, 
 		s.disconnect()
 	}
 	return result, err
+}
+
+// doer asks on the statistics monitor of the QEMU with that run directory.
+func (s *stats) doer(runDir string) doFunc {
+	return func(ctx context.Context, name string, _ any) (json.RawMessage, error) {
+		return s.ask(ctx, runDir, name)
+	}
 }
 
 // connect is called with mu held.

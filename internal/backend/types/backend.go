@@ -42,7 +42,10 @@ type Backend interface {
 
 	// Reap ends the process of a handle, if it is still that process, and removes what it left. Repeatable.
 	// It is for machines that cannot be adopted or were never finished.
-	Reap(ctx context.Context, h Handle) error
+	//
+	// What can still be known of what it used in all is returned, with an error too; what cannot is nil. The first call
+	// takes away where it is read, so that a later one may know less.
+	Reap(ctx context.Context, h Handle) (Usage, error)
 
 	// Sweep removes what machines of an earlier metald left outside of their run directories, but for those whose
 	// handles are given: an earlier metald may have died before it had committed one. It is called before any Create,
@@ -108,8 +111,12 @@ type Machine interface {
 
 	// Usage is cumulative since this incarnation began. A reading that cannot be had is nil, never zero.
 	//
-	// After Exited was closed it is the last word, what the incarnation used in all, and it stays. What could not be
-	// read when nothing more could be used is nil in it.
+	// After Exited was closed it is the last word, what the incarnation used in all, and it stays, after Destroy too.
+	// What could not be read when nothing more could be used is nil in it, never an older value; memory is none then.
+	// From the end of the process until Exited is closed Usage waits for it.
+	//
+	// CPUTime is that of everything that the VMM's process was: the start gate and a jailer become the VMM, under the
+	// same pid and in the same cgroup, and count.
 	Usage(ctx context.Context) (Usage, error)
 
 	// Sources says where the kernel counts what the machine uses, for who reads it ten times a second.
@@ -209,16 +216,6 @@ type Sources struct {
 type TapSource struct {
 	Name string
 	From NetworkUsage
-}
-
-// TapSources are the taps of interfaces whose counters are known from when the incarnation began.
-func TapSources(networks []Network, from map[string]NetworkUsage) (all []TapSource) {
-	for _, n := range networks {
-		if began, known := from[n.ID]; known {
-			all = append(all, TapSource{Name: n.Tap, From: began})
-		}
-	}
-	return all
 }
 
 // DiskUsage is the I/O of one disk, by the guest's requests.

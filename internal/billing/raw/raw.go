@@ -35,11 +35,20 @@ type Log struct {
 	limit int64 // bytes of a segment before it is sealed
 	last  []byte
 
-	mu   sync.Mutex
-	file *os.File
-	size int64
-	next int // number of the segment that is open
-	err  error
+	mu    sync.Mutex
+	file  file
+	size  int64
+	again int64 // size at which sealing is tried again, after it failed
+	next  int   // number of the segment that is open
+	err   error
+}
+
+// file is what an open segment needs of an os.File.
+type file interface {
+	io.WriteSeeker
+	Sync() error
+	Truncate(size int64) error
+	Close() error
 }
 
 // Open opens the log in dir, which it makes where it is missing. A frame that was torn off the open segment by a crash
@@ -117,8 +126,8 @@ func (l *Log) Append(content []byte) error {
 	err := l.file.Sync()
 	if err == nil {
 		l.size += int64(header + len(content))
-		if l.size >= l.limit {
-			err = l.seal()
+		if l.size >= max(l.limit, l.again) && l.seal() != nil {
+			l.again = l.size + l.limit/16 // what is kept is kept: the segment grows until there is room for the sealed one
 		}
 	}
 	if err != nil {
@@ -157,17 +166,22 @@ func (l *Log) seal() error {
 	name := fmt.Sprintf("%010d%s", l.next, sealed)
 	sum := sha256.Sum256(packed)
 	line := hex.EncodeToString(sum[:]) + "  " + name + "\n"
-	err = errors.Join(writeSynced(filepath.Join(l.dir, name+".sha256"), []byte(line)), writeSynced(filepath.Join(l.dir, name), packed), syncDir(l.dir))
-	if err != nil {
+	if err := writeSynced(filepath.Join(l.dir, name+".sha256"), []byte(line)); err != nil {
+		return err // no segment without its seal
+	}
+	if err := errors.Join(writeSynced(filepath.Join(l.dir, name), packed), syncDir(l.dir)); err != nil {
 		return err
 	}
 	l.next++
 	if err := l.file.Truncate(0); err != nil {
-		return err
+		return err // sealed and open: read twice, which changes nothing
 	}
 	_, err = l.file.Seek(0, io.SeekStart)
-	l.size = 0
-	return errors.Join(err, l.file.Sync())
+	l.size, l.again = 0, 0
+	if err = errors.Join(err, l.file.Sync()); err != nil {
+		l.err = l.wrap(err)
+	}
+	return err
 }
 
 // Close closes the log.

@@ -23,6 +23,71 @@ func Read(dir string, f func(content []byte) error) error {
 	if err != nil {
 		return err
 	}
+	if err := readSealed(dir, names, f); err != nil {
+		return err
+	}
+	content, err := os.ReadFile(filepath.Join(dir, openName))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	frames(content, &f)
+	return err
+}
+
+// Mark is a place in a log: how many segments are sealed before it, and how much of the next.
+type Mark struct {
+	Segments int
+	Bytes    int64
+}
+
+// Mark is the place behind the last record.
+func (l *Log) Mark() Mark {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return Mark{l.next, l.size}
+}
+
+// ReadTo is Read up to a place, of a log that somebody may write meanwhile.
+func ReadTo(dir string, to Mark, f func(content []byte) error) error {
+	for range 2 { // the segment may be sealed between the two looks
+		names, err := sealedNames(dir)
+		if err != nil {
+			return err
+		}
+		if len(names) < to.Segments {
+			return fmt.Errorf("%d sealed segments, and there were %d", len(names), to.Segments)
+		}
+		content, err := tail(dir, names, to)
+		if err != nil {
+			return err
+		}
+		if int64(len(content)) < to.Bytes {
+			continue
+		}
+		if err := readSealed(dir, names[:to.Segments], f); err != nil {
+			return err
+		}
+		if rest := frames(content[:to.Bytes], &f); len(rest) > 0 {
+			return fmt.Errorf("the segment after %d sealed ones: %d bytes cannot be read", to.Segments, len(rest))
+		}
+		return nil
+	}
+	return fmt.Errorf("the segment after %d sealed ones is shorter than the %d bytes that it had", to.Segments, to.Bytes)
+}
+
+// tail is the segment that was open at a place.
+func tail(dir string, names []string, at Mark) ([]byte, error) {
+	if len(names) > at.Segments {
+		return unseal(dir, names[at.Segments])
+	}
+	content, err := os.ReadFile(filepath.Join(dir, openName))
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	return content, err
+}
+
+func readSealed(dir string, names []string, f func(content []byte) error) error {
 	for _, name := range names {
 		content, err := unseal(dir, name)
 		if err != nil {
@@ -32,12 +97,7 @@ func Read(dir string, f func(content []byte) error) error {
 			return fmt.Errorf("segment %s: %d bytes cannot be read", name, len(rest))
 		}
 	}
-	content, err := os.ReadFile(filepath.Join(dir, openName))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	frames(content, &f)
-	return err
+	return nil
 }
 
 func unseal(dir, name string) ([]byte, error) {

@@ -84,11 +84,16 @@ func (s *service) legacyBatch(ctx context.Context, m *pb.SendMetricsBatchRequest
 	if !ok {
 		return nil, fmt.Errorf("%w: metrics with a negative value, or without a timestamp", store.ErrInvalid)
 	}
-	if err := s.cfg.Store.Points(ctx, m.GetVmId(), m.GetCustomerId(), points, raw); err != nil {
+	partly, err := s.cfg.Store.Points(ctx, m.GetVmId(), m.GetCustomerId(), points, raw)
+	if err != nil {
 		return nil, err
 	}
-	s.counts.add(pb.BatchStatus_BATCH_STATUS_APPLIED)
-	return connect.NewResponse(&pb.SendMetricsBatchResponse{Success: true, Status: pb.BatchStatus_BATCH_STATUS_APPLIED}), nil
+	resp := answer(store.Applied, 0)
+	if partly {
+		resp = answer(store.AppliedInPart, 0)
+	}
+	s.counts.add(resp.GetStatus())
+	return connect.NewResponse(resp), nil
 }
 
 // NotifyVmStarted opens an incarnation.

@@ -44,6 +44,9 @@ func startFromProto(p *pb.NotifyVmStartedRequest) store.Start {
 			start.Baseline.Put(usage.Field(f), *v)
 		}
 	}
+	if b.MemoryAllocatedBytes != nil {
+		start.Baseline.Put(usage.Allocated, *b.MemoryAllocatedBytes)
+	}
 	return start
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/binary"
+	"slices"
 
 	"connectrpc.com/connect"
 
@@ -18,13 +19,8 @@ func (s *service) SendHeartbeat(ctx context.Context, req *connect.Request[pb.Sen
 	if err := s.cfg.Store.Hear(ctx, m.GetInstanceId(), s.cfg.Now().UnixNano()); err != nil {
 		return nil, err
 	}
-	announced := map[usage.Incarnation]usage.Totals{}
-	for _, t := range m.GetTotals() {
-		inc := incarnationFromProto(t.GetIncarnation())
-		announced[inc] = announced[inc].Join(totalsFromProto(t.GetTotals()))
-	}
-	if len(announced) > 0 {
-		if err := s.cfg.Store.Announce(ctx, announced); err != nil {
+	for part := range slices.Chunk(m.GetTotals(), totalsPerRecord) {
+		if err := s.announce(ctx, &pb.SendHeartbeatRequest{InstanceId: m.GetInstanceId(), Totals: part}); err != nil {
 			return nil, err
 		}
 	}
@@ -37,6 +33,23 @@ func (s *service) SendHeartbeat(ctx context.Context, req *connect.Request[pb.Sen
 		resp.CounterSignature = signed
 	}
 	return connect.NewResponse(resp), nil
+}
+
+// totalsPerRecord is how many totals one raw record has at most: 10,000 take some 3 MB.
+const totalsPerRecord = 10_000
+
+// announce takes the totals of a heartbeat.
+func (s *service) announce(ctx context.Context, m *pb.SendHeartbeatRequest) error {
+	raw, err := record(kindTotals, m)
+	if err != nil {
+		return err
+	}
+	announced := map[usage.Incarnation]usage.Totals{}
+	for _, t := range m.GetTotals() {
+		inc := incarnationFromProto(t.GetIncarnation())
+		announced[inc] = announced[inc].Join(totalsFromProto(t.GetTotals()))
+	}
+	return s.cfg.Store.Announce(ctx, announced, raw)
 }
 
 // counterSign returns nil for a head that contradicts an earlier one.

@@ -5,6 +5,8 @@ package receiver
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -24,7 +26,7 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/billing/store"
 )
 
-// Config is what a receiver is made of. All but Hosts and Now is required.
+// Config is what a receiver is made of. All but Hosts, Now, Audited and Token is required.
 type Config struct {
 	Store       *store.Store
 	Key         ed25519.PrivateKey // countersigns chain heads
@@ -32,6 +34,8 @@ type Config struct {
 	Log         *slog.Logger
 	Hosts       []string         // names under which clients may call, besides localhost and IP addresses
 	Now         func() time.Time // for heartbeats and signatures, never for durations of usage; nil: time.Now
+	Audited     func() Audited   // what audits came to; nil: there are none
+	Token       string           // that callers of the RPCs present; "": none
 }
 
 // maxMessageBytes is the most that a request has: a heartbeat of 100,000 VMs has some 20 MB.
@@ -42,16 +46,19 @@ func New(cfg Config) (http.Handler, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Audited == nil {
+		cfg.Audited = func() Audited { return Audited{} }
+	}
 	rules, err := newRules()
 	if err != nil {
 		return nil, err
 	}
 	s := &service{cfg: cfg, counts: &counts{}}
 	mux := http.NewServeMux()
-	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxMessageBytes), connect.WithInterceptors(&edge{rules, cfg.Log})}
+	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxMessageBytes), connect.WithInterceptors(&edge{rules, cfg.Log, cfg.Token})}
 	mux.Handle(billingv1connect.NewBillingServiceHandler(s, options...))
 	mux.Handle(grpchealth.NewHandler(health{cfg.Store}, connect.WithReadMaxBytes(1<<10)))
-	mux.HandleFunc("GET /metrics", metrics(s.counts, cfg.Store))
+	mux.HandleFunc("GET /metrics", metrics(s.counts, cfg.Store, cfg.Now, cfg.Audited))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		if err := cfg.Store.Ping(r.Context()); err != nil {
@@ -107,11 +114,16 @@ func (h health) Check(ctx context.Context, req *grpchealth.CheckRequest) (*grpch
 type edge struct {
 	rules protovalidate.Validator
 	log   *slog.Logger
+	token string
 }
 
 // WrapUnary wraps a unary RPC.
 func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		if !e.allowed(req.Header().Get("Authorization")) {
+			e.log.Warn("call without the token", "rpc", req.Spec().Procedure, "peer", req.Peer().Addr)
+			return nil, connect.NewError(connect.CodeUnauthenticated, errors.New("the token is missing or wrong: send it as Authorization: Bearer, with the value of UNKEY_BILLAGED_TOKEN"))
+		}
 		if m, ok := req.Any().(proto.Message); ok {
 			if err := e.rules.Validate(m); err != nil {
 				return nil, connect.NewError(connect.CodeInvalidArgument, err)
@@ -128,6 +140,12 @@ func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		}
 		return nil, connect.NewError(code, err)
 	}
+}
+
+// allowed says whether a call carries the token, in a time that says nothing about it.
+func (e *edge) allowed(header string) bool {
+	want, got := sha256.Sum256([]byte("Bearer "+e.token)), sha256.Sum256([]byte(header))
+	return e.token == "" || subtle.ConstantTimeCompare(want[:], got[:]) == 1
 }
 
 // WrapStreamingHandler is for streams, of which there are none.

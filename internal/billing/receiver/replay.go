@@ -17,6 +17,7 @@ const (
 	kindStarted = 'S'
 	kindStopped = 'E'
 	kindGap     = 'G'
+	kindTotals  = 'T' // a heartbeat, of which the totals count
 )
 
 func record(kind byte, m proto.Message) ([]byte, error) {
@@ -38,6 +39,12 @@ func Replay(ctx context.Context, to *store.Store, raw []byte) error {
 		return replay(ctx, raw[1:], &pb.NotifyVmStoppedRequest{}, s.NotifyVmStopped)
 	case kindGap:
 		return replay(ctx, raw[1:], &pb.NotifyPossibleGapRequest{}, s.NotifyPossibleGap)
+	case kindTotals:
+		var m pb.SendHeartbeatRequest
+		if err := proto.Unmarshal(raw[1:], &m); err != nil {
+			return err
+		}
+		return s.announce(ctx, &m)
 	}
 	return fmt.Errorf("%w: a record of kind %q", store.ErrInvalid, raw[0])
 }

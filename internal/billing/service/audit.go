@@ -13,6 +13,7 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/billing/raw"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/billing/receiver"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/billing/store"
+	usageexport "github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage/export"
 )
 
 // ErrAudit is for a ledger that is not what the raw batches beside it come to.
@@ -26,7 +27,7 @@ func Audit(ctx context.Context, dir, scratch string, out io.Writer) (err error) 
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
-	records, err := rebuild(ctx, filepath.Join(dir, "raw"), temp)
+	records, err := rebuild(ctx, temp, func(f func([]byte) error) error { return raw.Read(filepath.Join(dir, "raw"), f) })
 	if err != nil {
 		return err
 	}
@@ -45,16 +46,18 @@ func Audit(ctx context.Context, dir, scratch string, out io.Writer) (err error) 
 	return nil
 }
 
-// rebuild makes a ledger in dir of the records in from.
-func rebuild(ctx context.Context, from, dir string) (records int, err error) {
+// rebuild makes a ledger in dir of the records that read gives.
+func rebuild(ctx context.Context, dir string, read func(func([]byte) error) error) (records int, err error) {
 	ledger, err := store.Open(ctx, dir)
 	if err != nil {
 		return 0, err
 	}
 	var fault error
-	err = raw.Read(from, func(content []byte) error {
+	err = read(func(content []byte) error {
 		records++
-		fault = receiver.Replay(ctx, ledger, content)
+		if fault = ctx.Err(); fault == nil {
+			fault = receiver.Replay(ctx, ledger, content)
+		}
 		return fault
 	})
 	if fault != nil {
@@ -68,6 +71,6 @@ func digest(ctx context.Context, dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	sum, err := export.Write(ctx, io.Discard, ledger, export.CSV, 0, math.MaxInt64)
+	sum, err := export.Write(ctx, io.Discard, ledger, usageexport.CSV, 0, math.MaxInt64)
 	return sum, errors.Join(err, ledger.Close())
 }

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -45,13 +46,26 @@ func Run(ctx context.Context, cfg config.Billaged, log *slog.Logger) (err error)
 			return fmt.Errorf("the last raw batch of an earlier billaged: %w", err)
 		}
 	}
-	handler, err := receiver.New(receiver.Config{Store: ledger, Key: key, Unreachable: cfg.UnreachableAfter, Log: log, Hosts: cfg.AllowedHosts})
+	audits := &auditor{dir: cfg.StateDir, ledger: ledger, log: log}
+	if err := sweep(cfg.StateDir); err != nil {
+		return err
+	}
+	handler, err := receiver.New(receiver.Config{
+		Store: ledger, Key: key, Unreachable: cfg.UnreachableAfter, Log: log, Hosts: cfg.AllowedHosts, Audited: audits.status, Token: cfg.Token.Reveal(),
+	})
 	if err != nil {
 		return err
 	}
 	listener, err := net.Listen("tcp", net.JoinHostPort(cfg.Address, strconv.Itoa(cfg.Port)))
 	if err != nil {
 		return err
+	}
+	if cfg.AuditEvery > 0 {
+		ctx, cancel := context.WithCancel(ctx)
+		var auditing sync.WaitGroup
+		auditing.Go(func() { audits.run(ctx, cfg.AuditEvery) })
+		defer auditing.Wait()
+		defer cancel()
 	}
 	log.Info("serving", "address", listener.Addr().String(), "state", cfg.StateDir)
 	return serve(ctx, listener, handler, cfg.StopTimeout)

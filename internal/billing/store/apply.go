@@ -83,6 +83,9 @@ func (s *Store) apply(ctx context.Context, tx *sql.Tx, r *row, b Batch, ticks ba
 	if err := s.raw.Append(b.Raw); err != nil {
 		return 0, err
 	}
+	if err := r.holes(ctx, tx, b, ticks); err != nil {
+		return 0, err
+	}
 	from := r.meter.Totals.At
 	found := ticks.Replay(r.meter, b.Last, r.place)
 	r.next, r.chain = b.Last+1, chain
@@ -142,7 +145,52 @@ func inOrder(b Batch, ticks batch.Ticks) error {
 			return fmt.Errorf("a transition has the time %+v", e.At)
 		}
 	}
+	return leapsInOrder(b, ticks.Leaps)
+}
+
+func leapsInOrder(b Batch, leaps []usage.Meter) error {
+	next := b.First
+	for i := range leaps {
+		m := &leaps[i]
+		if m.Totals.Next <= next || m.Totals.Next > b.Last+1 || m.Lost > m.Totals.Next {
+			return fmt.Errorf("a leap to tick %d is out of order in a batch of ticks %d to %d", m.Totals.Next, b.First, b.Last)
+		}
+		if !sane(m.Totals.At) {
+			return fmt.Errorf("a leap to tick %d has the time %+v", m.Totals.Next, m.Totals.At)
+		}
+		for f := range usage.Field(usage.Fields) {
+			v, ok := m.Last.Value(f)
+			if ok && (!sane(m.Seen[f]) || m.Seen[f].Mono > m.Totals.At.Mono || v > usage.MaxValue) {
+				return fmt.Errorf("a leap to tick %d has %s %d of the time %+v", m.Totals.Next, f, v, m.Seen[f])
+			}
+		}
+		next = m.Totals.Next
+	}
 	return nil
+}
+
+// holes lists the ticks that a batch accounts for and does not have. What a leap stands for is not listed one by one.
+func (r *row) holes(ctx context.Context, tx *sql.Tx, b Batch, ticks batch.Ticks) error {
+	if len(ticks.Leaps) > 0 {
+		return nil
+	}
+	next := b.First
+	for _, s := range ticks.Samples {
+		if err := r.miss(ctx, tx, next, s.Seq); err != nil {
+			return err
+		}
+		next = s.Seq + 1
+	}
+	return r.miss(ctx, tx, next, b.Last+1)
+}
+
+// miss lists the ticks from first up to next as a gap, if there are any.
+func (r *row) miss(ctx context.Context, tx *sql.Tx, first, next uint64) error {
+	if first >= next {
+		return nil
+	}
+	_, err := tx.ExecContext(ctx, "INSERT INTO gaps(incarnation, first, last) VALUES(?,?,?)", r.id, int64(first), int64(next-1))
+	return err
 }
 
 func sane(t usage.Time) bool {

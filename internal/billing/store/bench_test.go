@@ -73,7 +73,7 @@ func BenchmarkAnnounce(b *testing.B) {
 			totals.Of[usage.CPU] = totals.Of[usage.CPU].Plus(usage.Of64(second / 2))
 			list[inc] = totals
 		}
-		if err := s.Announce(context.Background(), list); err != nil {
+		if err := s.Announce(context.Background(), list, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

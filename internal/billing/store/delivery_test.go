@@ -34,7 +34,7 @@ func TestAnyDelivery(t *testing.T) {
 		case 0:
 			v.begin(t, s)
 		case 1:
-			if err := s.Announce(ctx, map[usage.Incarnation]usage.Totals{b.Incarnation: *b.Totals}); err != nil {
+			if err := s.Announce(ctx, map[usage.Incarnation]usage.Totals{b.Incarnation: *b.Totals}, nil); err != nil {
 				t.Fatal(err)
 			}
 		case 2:

@@ -8,8 +8,9 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
 )
 
-// Announce takes what incarnations used so far, ahead of their ticks. Those that were never opened are passed over.
-func (s *Store) Announce(ctx context.Context, list map[usage.Incarnation]usage.Totals) error {
+// Announce takes what incarnations used so far, ahead of their ticks. Those that were never opened are passed over. The
+// message as it came is kept where it says anything new.
+func (s *Store) Announce(ctx context.Context, list map[usage.Incarnation]usage.Totals, message []byte) error {
 	for inc, totals := range list {
 		if !sane(totals.At) {
 			return fmt.Errorf("%w: totals of VM %s have the time %+v", ErrInvalid, inc.VM, totals.At)
@@ -17,6 +18,7 @@ func (s *Store) Announce(ctx context.Context, list map[usage.Incarnation]usage.T
 	}
 	ctx = context.WithoutCancel(ctx) // what is kept raw is done to its end
 	return s.change(ctx, func(tx *sql.Tx) error {
+		kept := len(message) == 0
 		for inc, totals := range list {
 			r, err := find(ctx, tx, inc)
 			if err != nil {
@@ -28,6 +30,12 @@ func (s *Store) Announce(ctx context.Context, list map[usage.Incarnation]usage.T
 			totals, found := believable(r.meter, totals)
 			if joined := r.totals.Join(totals); joined == r.totals && found == nil {
 				continue
+			}
+			if !kept {
+				if err := s.raw.Append(message); err != nil {
+					return err
+				}
+				kept = true
 			}
 			r.totals = r.totals.Join(totals)
 			if err := r.quarantine(ctx, tx, found); err != nil {
@@ -108,7 +116,7 @@ func (s *Store) Miss(ctx context.Context, gap Gap) (next uint64, err error) {
 		if err := s.raw.Append(gap.Raw); err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, "INSERT INTO gaps(incarnation, first, last) VALUES(?,?,?)", r.id, int64(r.next), int64(gap.Last)); err != nil {
+		if err := r.miss(ctx, tx, r.next, gap.Last+1); err != nil {
 			return err
 		}
 		r.meter.Skip(gap.Last + 1)

@@ -95,7 +95,7 @@ func (s *Store) quarantined(ctx context.Context, q Query) (n uint64, err error) 
 		where += " AND x.at_wall >= ? AND x.at_wall < ?"
 		args = append(args, q.From*1e9, q.To*1e9)
 	}
-	err = s.read.QueryRowContext(ctx, "SELECT count(*) FROM quarantine x JOIN incarnations i ON i.id = x.incarnation WHERE x.kind <> 'wall_stepped' AND "+where, args...).Scan(&n)
+	err = s.read.QueryRowContext(ctx, "SELECT "+setAside+" FROM quarantine x JOIN incarnations i ON i.id = x.incarnation WHERE "+where, args...).Scan(&n)
 	return n, err
 }
 

@@ -173,8 +173,24 @@ func (r *row) quarantine(ctx context.Context, tx *sql.Tx, found []usage.Finding)
 	return nil
 }
 
+// maxEvidence is how many pieces of evidence an incarnation has in the ledger. What is beyond it is counted, in one row
+// whose kind is "more"; the batches that it came with are kept raw.
+const maxEvidence = 1000
+
 func (r *row) evidence(ctx context.Context, tx *sql.Tx, kind, line string, seq uint64, at usage.Time, was, got, most string) error {
+	var n int
+	if err := tx.QueryRowContext(ctx, "SELECT count(*) FROM quarantine WHERE incarnation=?", r.id).Scan(&n); err != nil {
+		return err
+	}
+	if n >= maxEvidence {
+		_, err := tx.ExecContext(ctx, "INSERT INTO quarantine(incarnation, kind, line, seq, at_mono, at_wall, was, got, most) VALUES(?,'more','',0,?,?,'1','','') "+
+			"ON CONFLICT DO UPDATE SET was = CAST(was AS INTEGER) + 1", r.id, at.Mono, at.Wall)
+		return err
+	}
 	_, err := tx.ExecContext(ctx, "INSERT OR IGNORE INTO quarantine(incarnation, kind, line, seq, at_mono, at_wall, was, got, most) VALUES(?,?,?,?,?,?,?,?,?)",
 		r.id, kind, line, int64(seq), at.Mono, at.Wall, was, got, most)
 	return err
 }
+
+// setAside sums up how many values are set aside, in a query of the table quarantine as x.
+const setAside = "coalesce(sum(CASE x.kind WHEN 'wall_stepped' THEN 0 WHEN 'more' THEN CAST(x.was AS INTEGER) ELSE 1 END), 0)"

@@ -65,6 +65,7 @@ type Store struct {
 	write, read *sql.DB
 	raw         *raw.Log
 	codec       *batch.Codec
+	path        string
 }
 
 // segmentBytes is how large a segment of raw batches grows before it is sealed.
@@ -80,7 +81,7 @@ func Open(ctx context.Context, dir string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{raw: log, codec: codec}
+	s := &Store{raw: log, codec: codec, path: filepath.Join(dir, "ledger.db")}
 	uri := "file:" + filepath.Join(dir, "ledger.db") + "?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)&_pragma=foreign_keys(1)&_txlock=immediate"
 	if s.write, err = sql.Open("sqlite", uri); err != nil {
 		return nil, errors.Join(err, log.Close())
@@ -179,6 +180,29 @@ func OpenForReading(path string) (*Reader, error) {
 		return nil, err
 	}
 	return &Reader{Store{read: db}}, nil
+}
+
+// Freeze opens the ledger as it is now, to read it at leisure beside what is written, and returns the place in the raw
+// records that it corresponds to.
+func (s *Store) Freeze(ctx context.Context) (*Reader, raw.Mark, error) {
+	r, err := OpenForReading(s.path)
+	if err != nil {
+		return nil, raw.Mark{}, err
+	}
+	r.read.SetMaxOpenConns(1) // the transaction is the connection's
+	var at raw.Mark
+	err = s.change(ctx, func(*sql.Tx) error { // no other change is half done
+		at = s.raw.Mark()
+		if _, err := r.read.ExecContext(ctx, "BEGIN"); err != nil {
+			return err
+		}
+		var n int
+		return r.read.QueryRowContext(ctx, "SELECT count(*) FROM hosts").Scan(&n) // from here on it sees no more
+	})
+	if err != nil {
+		return nil, raw.Mark{}, errors.Join(fmt.Errorf("freeze the ledger: %w", err), r.Close())
+	}
+	return r, at, nil
 }
 
 // Close closes it.

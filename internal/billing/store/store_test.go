@@ -202,7 +202,7 @@ func TestReplayChangesNothing(t *testing.T) {
 			b := v.batches[random.IntN(len(v.batches))]
 			apply(t, s, b, Duplicate)
 			v.begin(t, s)
-			if err := s.Announce(context.Background(), map[usage.Incarnation]usage.Totals{b.Incarnation: *b.Totals}); err != nil {
+			if err := s.Announce(context.Background(), map[usage.Incarnation]usage.Totals{b.Incarnation: *b.Totals}, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -226,7 +226,7 @@ func TestTotalsComeFirst(t *testing.T) {
 	s, v := open(t, t.TempDir()), newSender(t, "v", 3)
 	v.begin(t, s)
 	apply(t, s, v.batches[0], Applied)
-	if err := s.Announce(context.Background(), map[usage.Incarnation]usage.Totals{v.start.Incarnation: v.totals}); err != nil {
+	if err := s.Announce(context.Background(), map[usage.Incarnation]usage.Totals{v.start.Incarnation: v.totals}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := used(t, s, Query{Customer: "c"}); got != v.totals.Amount {
@@ -279,7 +279,7 @@ func TestWhatCannotBeIsQuarantined(t *testing.T) {
 	liar := v.totals
 	liar.Of[usage.CPU] = usage.Of64(1 << 60)
 	for range 2 {
-		if err := s.Announce(ctx, map[usage.Incarnation]usage.Totals{v.start.Incarnation: liar}); err != nil {
+		if err := s.Announce(ctx, map[usage.Incarnation]usage.Totals{v.start.Incarnation: liar}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -336,11 +336,11 @@ func TestLegacyIsMarkedAndExact(t *testing.T) {
 		if err := s.BeginLegacy(ctx, "old", "c"); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Points(ctx, "old", "c", minute(n), []byte("raw")); err != nil {
+		if _, err := s.Points(ctx, "old", "c", minute(n), []byte("raw")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Points(ctx, "old", "other", minute(2), []byte("raw")); !errors.Is(err, ErrCustomer) {
+	if _, err := s.Points(ctx, "old", "other", minute(2), []byte("raw")); !errors.Is(err, ErrCustomer) {
 		t.Errorf("another customer: %v", err)
 	}
 	total, hours := used(t, s, Query{VM: "old"}), used(t, s, byHours("old"))

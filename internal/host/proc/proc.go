@@ -3,6 +3,7 @@
 package proc
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -51,6 +52,30 @@ func open(path string) (int, error) {
 		}
 		return -1, &os.PathError{Op: "open", Path: path, Err: err}
 	}
+}
+
+// StartTicks is when a process started, in clock ticks since the host booted: field 22 of /proc/<pid>/stat. With the boot
+// id it tells a process from the next that has its pid.
+func StartTicks(pid int) (uint64, error) {
+	path := "/proc/" + strconv.Itoa(pid) + "/stat"
+	text, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ESRCH):
+		return 0, ErrGone
+	case err != nil:
+		return 0, err
+	}
+	// The name of the process, field 2, may hold anything: fields are counted from its last parenthesis.
+	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
+	const startTime = 22 - 3
+	if len(fields) <= startTime {
+		return 0, fmt.Errorf("%s: %q", path, text)
+	}
+	ticks, digits := number(fields[startTime])
+	if digits == 0 {
+		return 0, fmt.Errorf("%s: %q", path, text)
+	}
+	return ticks, nil
 }
 
 // Close closes the files.

@@ -57,6 +57,22 @@ func (d *Dumper) Close() {
 	d.fd = -1
 }
 
+// Index is the number by which a network device stands in a dump. A device that is made anew has another.
+func (d *Dumper) Index(name string) (int, error) {
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return 0, fmt.Errorf("%q: %w", name, ErrName)
+	}
+	switch err := unix.IoctlIfreq(d.fd, unix.SIOCGIFINDEX, ifr); err {
+	case nil:
+		return int(int32(ifr.Uint32())), nil
+	case unix.ENODEV:
+		return 0, fmt.Errorf("%s: %w", name, ErrAbsent)
+	default:
+		return 0, fmt.Errorf("index of %s: %w", name, err)
+	}
+}
+
 // ErrInterrupted says that devices came or went during a dump, which may have left some out. The next one will tell.
 var ErrInterrupted = errors.New("the network devices changed during the dump of their counters")
 

@@ -5,7 +5,7 @@
 // column each of sequence numbers, monotonic clock, wall clock beyond the monotonic one, states (one byte), known
 // fields (one byte), and for each field a column of the values where it is known; then for the transitions columns of
 // monotonic clock, wall clock beyond it, and states. A column of numbers holds the difference to the number before it
-// (the first, to 0), modulo 2^64, as a signed varint.
+// (the first, to 0), modulo 2^64, as a signed varint. Where there are leaps their number follows, and each of them.
 package batch
 
 import (
@@ -22,6 +22,9 @@ import (
 type Ticks struct {
 	Samples []usage.Sample // in order of Seq
 	Entered []Entered      // in order of time
+	// Leaps stand for many ticks each: what the sender's meter was after the last of them, but for its Limits and Start,
+	// which the receiver has. In order of Totals.Next.
+	Leaps []usage.Meter
 }
 
 // Entered is a transition between two ticks.
@@ -82,7 +85,7 @@ func (c *Codec) Encode(t Ticks) []byte {
 	for _, e := range t.Entered {
 		b = append(b, byte(e.State))
 	}
-	return c.enc.EncodeAll(b, nil)
+	return c.enc.EncodeAll(leaps(b, t.Leaps), nil)
 }
 
 func column[T any](b []byte, rows []T, value func(T) uint64) []byte {
@@ -106,12 +109,15 @@ func (c *Codec) Decode(payload []byte) (Ticks, error) {
 	if r.err != nil {
 		return Ticks{}, r.err
 	}
-	t := Ticks{make([]usage.Sample, samples), make([]Entered, entered)}
+	t := Ticks{Samples: make([]usage.Sample, samples), Entered: make([]Entered, entered)}
 	r.samples(t.Samples)
 	r.column(len(t.Entered), func(i int, v uint64) { t.Entered[i].At.Mono = int64(v) })
 	r.column(len(t.Entered), func(i int, v uint64) { t.Entered[i].At.Wall = int64(v) + t.Entered[i].At.Mono })
 	for i := range t.Entered {
 		t.Entered[i].State = r.state()
+	}
+	if r.err == nil && len(r.raw) > 0 {
+		t.Leaps = r.leaps()
 	}
 	if r.err == nil && len(r.raw) > 0 {
 		r.err = fmt.Errorf("payload: %d bytes too many", len(r.raw))
@@ -135,10 +141,7 @@ func (r *reader) samples(list []usage.Sample) {
 	}
 	known := make([]usage.Set, len(list))
 	for i := range known {
-		known[i] = usage.Set(r.byte())
-		if known[i]&^usage.All != 0 {
-			r.fail(fmt.Errorf("payload: unknown fields %#x", uint8(known[i])))
-		}
+		known[i] = r.set()
 	}
 	for f := range usage.Field(usage.Fields) {
 		var rows []int

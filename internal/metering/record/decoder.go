@@ -11,8 +11,13 @@ type Decoder struct {
 	table table
 	at    usage.Time
 	whole bool // nothing is missing since the last keyframe
-	rows  []row
-	open  []Open // scratch
+	// ticked: there were ticks since the keyframe. They leave the meters of the table as they were: whoever needs totals
+	// has meters, and reading costs a tenth without.
+	ticked bool
+
+	rows  []row // scratch
+	leaps []leap
+	open  []Open
 }
 
 // Decode gives sink what a record says. The error is for a body that no Encoder made: it is as good as lost, and the
@@ -31,8 +36,12 @@ func (d *Decoder) Decode(typ byte, body []byte, sink Sink) error {
 		d.enter(&r, sink)
 	case TypeEnd:
 		d.end(&r, sink)
+	case TypeThin:
+		d.thin(&r, sink)
 	case TypeSigned:
 		d.signed(&r, sink)
+	case TypeLost:
+		d.lost(&r, sink)
 	default:
 		r.fail(fmt.Errorf("records of type %d are not known", typ))
 	}
@@ -43,8 +52,21 @@ func (d *Decoder) Decode(typ byte, body []byte, sink Sink) error {
 	return nil
 }
 
-// Lost says that records are missing here: ticks can be decoded again after the next keyframe.
+// Lost says that records are missing here. Ticks can be decoded again after the next keyframe, and Enter is passed over
+// until then, too: a meter that has not seen what was entered before would lay time on the wrong state, and the meters
+// of the keyframe have all of it.
 func (d *Decoder) Lost() { d.whole = false }
+
+func (d *Decoder) lost(r *reader, sink Sink) {
+	n := r.uint()
+	if r.end() != nil {
+		return
+	}
+	d.Lost()
+	if m, ok := sink.(Mourner); ok {
+		m.Lost(n)
+	}
+}
 
 func (d *Decoder) keyframe(r *reader, sink Sink) {
 	at := r.time(usage.Time{})
@@ -68,7 +90,7 @@ func (d *Decoder) keyframe(r *reader, sink Sink) {
 		en.coding.from(&en.Open)
 		d.table = append(d.table, en)
 	}
-	d.at, d.whole = at, true
+	d.at, d.whole, d.ticked = at, true, false
 	sink.Table(at, open)
 }
 
@@ -103,10 +125,11 @@ func (d *Decoder) enter(r *reader, sink Sink) {
 	epoch := r.uint()
 	at := r.time(usage.Time{})
 	state := r.state()
-	if r.end() != nil {
+	if r.end() != nil || !d.whole {
 		return
 	}
 	if en := d.table.get(epoch); en != nil {
+		en.Meter.Enter(at, state, nil)
 		en.State = state
 	}
 	sink.Enter(epoch, at, state)
@@ -160,7 +183,7 @@ func (d *Decoder) tick(r *reader, sink Sink) {
 	if r.err != nil {
 		return
 	}
-	d.at = at
+	d.at, d.ticked = at, true
 	for i := range d.rows {
 		d.table[d.rows[i].at].coding.apply(&d.rows[i])
 	}

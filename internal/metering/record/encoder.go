@@ -1,19 +1,23 @@
 package record
 
-import (
-	"slices"
-
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
-)
+import "github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
 
 // interval is what two ticks are expected to be apart, in ns. Another costs a few bytes a tick and nothing else.
 const interval = 100_000_000
 
 // Encoder makes bodies of records. It keeps the table of incarnations that live, and their meters: a keyframe has them.
 // It is for one goroutine.
+//
+// What a body says is in the table once it is made, whether the log takes it or not. So the log is asked first whether it
+// needs a keyframe. Of a body that it refuses, the next keyframe has what was used; a tick must not be appended behind
+// that one any more, and all others may be.
 type Encoder struct {
+	// Found, where it is set, is told what the meters could not believe of a tick.
+	Found func(epoch uint64, f usage.Finding)
+
 	table table
 	at    usage.Time // of the keyframe or tick before
+	found []usage.Finding
 }
 
 // Restore puts an incarnation into the table that an earlier metald left, before the first Keyframe. Its Next may be
@@ -123,13 +127,4 @@ func (e *Encoder) Accounts() []usage.Account {
 		list[i] = usage.Account{Life: en.Life, Meter: en.Meter}
 	}
 	return list
-}
-
-// Epochs appends those that are in the table, in order.
-func (e *Encoder) Epochs(dst []uint64) []uint64 {
-	dst = slices.Grow(dst, len(e.table))
-	for _, en := range e.table {
-		dst = append(dst, en.Life.Incarnation.Epoch)
-	}
-	return dst
 }

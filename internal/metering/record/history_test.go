@@ -94,7 +94,7 @@ func (a *author) add(typ byte, b []byte, want ...event) {
 func (a *author) pass(t *rapid.T) {
 	ns := int64(interval)
 	if rapid.IntRange(0, 3).Draw(t, "late") == 0 {
-		ns = rapid.Int64Range(1, 10*interval).Draw(t, "ns")
+		ns = rapid.SampledFrom([]int64{1, interval - 1, 10 * interval, 300 * interval}).Draw(t, "ns")
 	}
 	a.at.Mono += ns
 	a.at.Wall += ns

@@ -16,6 +16,7 @@ const (
 	TypeEnd                      // one ended: a final record, which can be decoded alone
 	TypeThin                     // many ticks as one
 	TypeSigned                   // the receiver's signature of the log's head
+	TypeLost                     // records that were lost before those around them were made coarser
 )
 
 // Open is an incarnation that lives, as a keyframe has it.
@@ -52,13 +53,23 @@ type Signature struct {
 // Sink takes what records say, in their order. What it is given is its own only until it returns.
 type Sink interface {
 	// Table is a keyframe: all incarnations that live, in order of epoch. After a loss it tells what was missed: one that
-	// is not in it has ended, one that is new has begun, and each meter has what was used (usage.Meter.CatchUp).
+	// is not in it has ended, and its End is lost or comes yet; one that is new has begun; and each meter has what was
+	// used (usage.Meter.CatchUp).
 	Table(at usage.Time, open []Open)
 	Begin(l usage.Life)
+	// Enter is a state that an incarnation enters. After a loss it is not told before the next Table.
 	Enter(epoch uint64, at usage.Time, state usage.State)
+	// Sample is one tick of one incarnation, for usage.Meter.Add. Of what was not read the reading is empty, and ticks
+	// that were not taken are missing in Seq.
 	Sample(epoch uint64, s usage.Sample)
 	// Thin is many ticks as one: for usage.Meter.Leap.
 	Thin(epoch uint64, l usage.Leap)
 	End(e usage.End)
 	Signed(s Signature)
+}
+
+// Mourner is a Sink that is told, too, of records that were lost before those around them were made coarser. Of others
+// the log tells.
+type Mourner interface {
+	Lost(records uint64)
 }

@@ -22,7 +22,7 @@ func (e *Encoder) Tick(dst []byte, at usage.Time, missed uint64, lines []Line) [
 		} else {
 			gap++
 		}
-		en.tick(at, missed)
+		e.count(en, at, missed)
 	}
 	e.at = at
 	return w.b
@@ -88,10 +88,15 @@ func (w *writer) row(c *coding, now usage.Reading, gap uint64) bool {
 	return true
 }
 
-// tick counts what was read.
-func (en *entry) tick(at usage.Time, missed uint64) {
-	s := en.sample(at, missed, en.now)
-	en.Meter.Add(s, nil, nil)
+// count adds what was read to what was used.
+func (e *Encoder) count(en *entry, at usage.Time, missed uint64) {
+	e.found = en.Meter.Add(en.sample(at, missed, en.now), nil, e.found[:0])
+	if e.Found == nil {
+		return
+	}
+	for _, f := range e.found {
+		e.Found(en.Life.Incarnation.Epoch, f)
+	}
 }
 
 // sample moves the incarnation on by a tick.

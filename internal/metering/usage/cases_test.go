@@ -104,7 +104,10 @@ func TestValuesThatCannotBe(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			begin := good
+			begin.Forget(Resident)
+			begin.Forget(Allocated)
 			m, l := NewMeter(start, Running, begin, limits), newLedger()
+			begin = good
 			m.Add(Sample{Seq: 0, At: after(tick), State: Running, Reading: begin}, l.place, nil)
 			found := m.Add(Sample{Seq: 1, At: after(2 * tick), State: Running, Reading: tt.bad}, l.place, nil)
 			if len(found) != 1 || found[0].Kind != tt.want || found[0].Quantity != tt.line {

@@ -122,3 +122,30 @@ func TestTotalsThatFallAreFound(t *testing.T) {
 		t.Errorf("found %v, totals %v", found, m.Totals.Of)
 	}
 }
+
+// TestAnEndKnowsBetterThanWhoMissedSomething: time counts once, in the state in which it was.
+func TestAnEndKnowsBetterThanWhoMissedSomething(t *testing.T) {
+	a := Account{Life: Life{Start: start, State: Booting, Baseline: zeroBaseline()}}
+	a.Meter = *a.Life.Meter()
+	missed, l := a.Meter, newLedger()
+	a.Meter.Enter(after(tick/2), Running, nil)
+	end, _ := a.Finish(Sample{Seq: 0, At: after(tick), State: Stopped, Reading: zeroBaseline()}, "guest-shutdown")
+	missed.Finish(end, l.place)
+	if missed.Totals != end.Final || l.sum.Of != end.Final.Of || elapsed(missed.Totals) != tick {
+		t.Errorf("totals %+v, want %+v", missed.Totals, end.Final)
+	}
+}
+
+// TestALeapIsPlacedWhereItWasUsed: a counter that was not read at the end was used before.
+func TestALeapIsPlacedWhereItWasUsed(t *testing.T) {
+	all := NewMeter(start, Running, zeroBaseline(), Limits{})
+	m := *all
+	all.Add(Sample{Seq: 0, At: after(tick), State: Running, Reading: zeroBaseline().With(DiskRead, 9)}, nil, nil)
+	all.Add(Sample{Seq: 1, At: after(5 * tick), State: Running, Reading: Reading{}.With(CPU, 3)}, nil, nil)
+	var placed []Span
+	m.Leap((&m).LeapTo(all), func(s Span) { placed = append(placed, s) }, nil)
+	if len(placed) != 2 || placed[0].From != start || placed[0].To != after(tick) || placed[0].Amount.Of[DiskRead] != Of64(9) ||
+		placed[1].To != after(5*tick) || placed[1].Amount.Of[CPU] != Of64(3) || placed[1].Amount.Of[RunningNs] != Of64(5*tick) {
+		t.Errorf("placed %+v", placed)
+	}
+}

@@ -23,10 +23,10 @@ type Span struct {
 }
 
 // NewMeter begins an incarnation at its baseline. A counter that the baseline does not know begins at the first value
-// that is seen: what came before was not measured.
+// that is seen: what came before was not measured. A level that it knows holds from then on.
 func NewMeter(at Time, state State, baseline Reading, limits Limits) *Meter {
 	m := &Meter{Limits: limits, Start: at, State: state, Totals: Totals{At: at}}
-	for f := range Field(Counters) {
+	for f := range Field(Fields) {
 		if v, ok := baseline.Value(f); ok {
 			m.Last.Put(f, v)
 			m.Seen[f] = at

@@ -89,12 +89,26 @@ func (m *Meter) ended(final Totals) Set {
 }
 
 // Finish closes the meter of a life as its End has it: with the last tick, if that is new, and the final totals. It
-// returns what could not be believed.
+// returns what could not be believed. Where m did not see all that was before the last tick, the final totals alone
+// count: m would lay time on the wrong state, and what is placed stays.
 func (m *Meter) Finish(e End, place func(Span)) []Finding {
 	var found []Finding
-	if e.Last.Seq < e.Final.Next { // else there was no tick
-		found = m.Add(e.Last, place, nil)
+	if trial := *m; e.Last.Seq < e.Final.Next { // else there was no tick
+		trial.Add(e.Last, nil, nil)
+		if trial.Final().within(e.Final) {
+			found = m.Add(e.Last, place, nil)
+		}
 	}
 	m.Close(e.Final, place)
 	return found
+}
+
+// within says whether nothing of t is more than o has.
+func (t Totals) within(o Totals) bool {
+	for q := range t.Of {
+		if o.Of[q].Less(t.Of[q]) {
+			return false
+		}
+	}
+	return t.Next <= o.Next && t.At.Mono <= o.At.Mono
 }

@@ -16,6 +16,7 @@ type Run struct{ First, Last Point }
 // what it shows since is what was used since.
 type Timeline struct {
 	Runs []Run // in order of time
+	Void bool  // its counters are not cumulative: nothing that it says is believed
 }
 
 // maxRuns bounds what a client can make a Timeline remember.
@@ -23,6 +24,24 @@ const maxRuns = 1000
 
 // maxCPUs bounds the CPU time of a VM of which nobody said how many CPUs it has.
 const maxCPUs = 4096
+
+// Falls so near to each other are no resets.
+const (
+	restlessFalls = 3
+	restlessTime  = 600_000_000_000 // ns
+)
+
+// Restless says whether counters fall so often that they cannot be sums. What a VMM says that tells only what was used
+// since it last said something, as Firecracker's metrics do, looks so: of such differences no sum can be made, as one
+// that is no smaller than the one before looks like growth.
+func (t *Timeline) Restless() bool {
+	for i := restlessFalls; i < len(t.Runs); i++ {
+		if t.Runs[i].First.Wall-t.Runs[i-restlessFalls].Last.Wall <= restlessTime {
+			return true
+		}
+	}
+	return false
+}
 
 // legacyTick is the time between two points in which nothing is missing.
 const legacyTick = 200_000_000 // ns

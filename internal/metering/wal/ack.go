@@ -85,6 +85,13 @@ func (a *acks) set(seq uint64) error {
 	return nil
 }
 
+// again writes the last acknowledgement once more: the process before may have ended before it was durable.
+func (a *acks) again() error {
+	a.turn.Lock()
+	defer a.turn.Unlock()
+	return a.write(a.get())
+}
+
 // write uses a file no more once it could not be written or synced.
 func (a *acks) write(seq uint64) error {
 	a.gen++
@@ -125,7 +132,7 @@ func (a *acks) replace(slot []byte) error {
 }
 
 func put(f File, b []byte, at int64) error {
-	if _, err := f.WriteAt(b, at); err != nil {
+	if err := writeAll(f, b, at); err != nil {
 		return err
 	}
 	return f.Sync()
@@ -151,9 +158,9 @@ func (a *acks) close() {
 // with nothing later are removed.
 func (l *Log) Ack(seq uint64) error {
 	l.mu.Lock()
-	durable, finals := l.durable, l.finals
+	durable := l.durable
 	l.mu.Unlock()
-	if seq > max(durable, finals) {
+	if seq > durable {
 		return fmt.Errorf("acknowledge %d: only %d is durable", seq, durable)
 	}
 	if err := l.acks.set(seq); err != nil {
@@ -165,12 +172,15 @@ func (l *Log) Ack(seq uint64) error {
 // truncate removes segments all of whose records are below or at seq. The last one stays: it has the head of the chain.
 func (l *Log) truncate(seq uint64) error {
 	l.mu.Lock()
-	n := 0
-	for n+1 < len(l.segments) && limit(l.segments, n) <= seq && l.segments[n].number < l.writing() {
-		n++
+	var keep, gone []segment
+	for i, s := range l.segments {
+		if l.spent(i) <= seq {
+			gone = append(gone, s)
+		} else {
+			keep = append(keep, s)
+		}
 	}
-	gone := l.segments[:n:n]
-	l.segments = l.segments[n:]
+	l.segments = keep
 	l.mu.Unlock()
 	var err error
 	for i := range gone {
@@ -181,15 +191,21 @@ func (l *Log) truncate(seq uint64) error {
 	return err
 }
 
-// writing is the number of the last segment. The caller holds mu.
-func (l *Log) writing() uint64 { return l.segments[len(l.segments)-1].number }
-
-// limit is the last number that segment i may be asked for: those that come after it supersede it from their first
-// records on.
-func limit(segments []segment, i int) uint64 {
-	last := ^uint64(0)
-	for _, s := range segments[i+1:] {
-		last = min(last, s.first-1)
+// spent is the number whose acknowledgement makes a segment useless. Final records go with the segment that others of
+// their numbers would be in. The caller holds mu.
+func (l *Log) spent(i int) uint64 {
+	s := l.segments[i]
+	if s.growing || i == newest(l.segments) {
+		return ^uint64(0)
 	}
-	return last
+	if !s.finals {
+		return limit(l.segments, i)
+	}
+	best := ^uint64(0)
+	for k := range newest(l.segments) {
+		if last := limit(l.segments, k); !l.segments[k].finals && last >= s.through {
+			best = min(best, last)
+		}
+	}
+	return best
 }

@@ -32,7 +32,7 @@ func (l *Log) Append(r Record) (seq uint64, err error) {
 	size := frameSize(len(r.Body))
 	if r.Keyframe {
 		flags |= flagKeyframe
-		l.group, l.keyframe = 0, false
+		l.group, l.keyframe, l.keyed = 0, false, true
 	}
 	if r.Final {
 		flags |= flagFinal
@@ -40,6 +40,7 @@ func (l *Log) Append(r Record) (seq uint64, err error) {
 	seq = l.next
 	l.incoming = appendFrame(l.incoming, seq, 1, flags, r.Type, r.Body)
 	l.next++
+	l.fresh = false
 	l.group += size
 	l.waiting += size
 	l.mu.Unlock()
@@ -52,9 +53,10 @@ func (l *Log) Append(r Record) (seq uint64, err error) {
 
 // admit says why a record can't be taken.
 func (l *Log) admit(r Record) error {
-	size, room := frameSize(len(r.Body)), l.opt.PendingBytes
+	size, room, group := frameSize(len(r.Body)), l.opt.PendingBytes, l.maxGroup()
 	if r.Final {
 		room += finalRoom
+		group += group / 4 // for when no keyframe can be taken
 	}
 	switch {
 	case l.closed:
@@ -64,7 +66,7 @@ func (l *Log) admit(r Record) error {
 	case l.waiting+size > room:
 		l.keyframe = true
 		return ErrBehind
-	case !r.Keyframe && (l.group == 0 || l.group+size > l.maxGroup()):
+	case !r.Keyframe && l.group+size > group, !r.Keyframe && !r.Final && !l.keyed:
 		l.keyframe = true
 		return ErrKeyframe
 	}
@@ -83,7 +85,7 @@ func (l *Log) maxGroup() int { return (l.opt.SegmentBytes - firstFrame) / 3 }
 func (l *Log) NeedsKeyframe() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.keyframe || l.group == 0 || l.group > l.maxGroup()/2
+	return l.keyframe || !l.keyed || l.group > l.maxGroup()/2
 }
 
 // Wait waits until the record is durable, with all before it.

@@ -3,13 +3,14 @@ package wal
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
+	"time"
 )
 
 // Thinner makes the records of one segment coarser, from level-1 to level. It calls emit for what replaces them, in
 // order; each replacement has the numbers First to Seq, and together they cover the segment's. What it leaves out is
-// gone, so totals have to be in what it emits. An error leaves the segment as it is. Bodies are good until the next one.
+// gone, so totals have to be in what it emits. An error leaves the segment as it is, for as long as the log is open.
+// Bodies are good until the next one.
 type Thinner func(level int, records iter.Seq[Entry], emit func(Record) error) error
 
 // MaxLevel is how often a record may be made coarser.
@@ -19,8 +20,10 @@ const MaxLevel = 3
 // are not acknowledged are made coarser, each a level at a time, the oldest and finest first. Records that are only in
 // the segment being written stay as they are.
 func (l *Log) Compact(ctx context.Context) error {
+	timer := time.NewTicker(l.opt.Retry)
+	defer timer.Stop()
 	for {
-		for l.overQuota() && ctx.Err() == nil {
+		for l.nearQuota() && ctx.Err() == nil {
 			if !l.compactOne() {
 				break
 			}
@@ -29,27 +32,27 @@ func (l *Log) Compact(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-l.thin:
+		case <-timer.C:
 		}
 	}
 }
 
-func (l *Log) overQuota() bool {
+func (l *Log) nearQuota() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	over := l.opt.QuotaBytes > 0 && l.opt.Thin != nil && l.bytes() > l.opt.QuotaBytes/5*4
-	l.status.OverQuota = l.opt.QuotaBytes > 0 && l.bytes() > l.opt.QuotaBytes
-	return over
+	return l.opt.QuotaBytes > 0 && l.opt.Thin != nil && l.bytes() > l.opt.QuotaBytes/5*4
 }
 
-// compactOne makes one segment coarser, and says whether there was one.
+// compactOne makes one segment coarser, and says whether another may be. An error of the disk may pass; one of the
+// Thinner will not.
 func (l *Log) compactOne() bool {
 	l.mu.Lock()
 	segments := l.segments
 	l.mu.Unlock()
 	best := -1
-	for i := 0; i+1 < len(segments); i++ { // not the last one
+	for i := range max(newest(segments), 0) {
 		s := segments[i]
-		if s.level < MaxLevel && !s.reserve && !s.bad && limit(segments, i) >= s.first && (best < 0 || s.level < segments[best].level) {
+		if !s.finals && s.level < MaxLevel && !s.bad && limit(segments, i) >= s.first && (best < 0 || s.level < segments[best].level) {
 			best = i
 		}
 	}
@@ -57,27 +60,35 @@ func (l *Log) compactOne() bool {
 		return false
 	}
 	s, err := l.compact(segments, best)
-	if err != nil {
+	refused := errors.Is(err, errThinner)
+	if refused {
 		s = segments[best]
 		s.bad = true
 	}
-	l.replace(s, err)
+	l.mu.Lock()
+	l.status.ThinErr = err
+	l.mu.Unlock()
+	if err != nil && !refused {
+		return false
+	}
+	l.replace(s)
 	return true
 }
 
-// replace puts what is known of a segment in the place of what was.
-func (l *Log) replace(s segment, err error) {
+// replace puts what is known of a segment in the place of what was. One that was acknowledged in the meantime goes.
+func (l *Log) replace(s segment) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
+	there := false
 	changed := append([]segment(nil), l.segments...)
 	for i := range changed {
 		if changed[i].number == s.number {
-			changed[i] = s
+			changed[i], there = s, true
 		}
 	}
 	l.segments = changed
-	if err != nil {
-		l.status.Err = err
+	l.mu.Unlock()
+	if !there {
+		l.dir.Remove(s.name()) // or the next Open does
 	}
 }
 
@@ -85,71 +96,22 @@ func (l *Log) replace(s segment, err error) {
 // read it to its end.
 func (l *Log) compact(segments []segment, i int) (segment, error) {
 	old := segments[i]
-	src := &stillSource{dir: l.dir, segments: segments[i : i+1], last: limit(segments, i)}
-	h := old.header
-	h.level, h.salt, h.last = old.level+1, newSalt(), src.last
-	out := h.block()
-	prev, group, next := h.prev, parity{}, h.first
-	emit := func(r Record) error {
-		if r.First != next || r.Seq < r.First || r.Seq > src.last {
-			return fmt.Errorf("make segment %d coarser: records %d to %d after %d", old.number, r.First, r.Seq, next-1)
-		}
-		var flags byte
-		if r.Keyframe {
-			flags |= flagKeyframe
-		}
-		if r.Final {
-			flags |= flagFinal
-		}
-		start := len(out)
-		out = appendFrame(out, r.Seq, uint32(r.Seq-r.First+1), flags, r.Type, r.Body)
-		f, _ := nextFrame(out[start:])
-		f.link(prev)
-		f.seal(h.salt)
-		prev, next = f.hash(), r.Seq+1
-		return nil
-	}
-	entries := func(yield func(Entry) bool) {
-		r := newReader(src, h.first-1)
-		defer r.Close()
-		for {
-			e, err := r.Next(context.Background())
-			if err != nil || !yield(e) {
-				return
-			}
-			if e.Lost == nil && old.level == 0 {
-				h.sealed = e.Hash
-			}
-		}
-	}
-	if err := l.opt.Thin(h.level, entries, emit); err != nil {
+	now, err := readSegment(l.dir, old.number)
+	switch {
+	case errors.Is(err, errHeader), errors.Is(err, errForeign):
+		return segment{}, errors.Join(errThinner, err)
+	case err != nil:
 		return segment{}, err
+	case now.level > old.level: // an attempt before came so far
+		return now, l.dir.Sync()
 	}
-	if next != src.last+1 {
-		return segment{}, fmt.Errorf("make segment %d coarser: records %d to %d are not covered", old.number, next, src.last)
+	c := newCoarse(l.dir, segments, i)
+	if err := l.opt.Thin(c.level, c.entries, c.emit); err != nil {
+		return segment{}, errors.Join(errThinner, err)
 	}
-	copy(out, h.block())
-	out = group.appendTo(out, h.salt)
-	return segment{header: h, size: int64(len(out))}, l.writeCoarse(h, out)
-}
-
-func (l *Log) writeCoarse(h header, out []byte) error {
-	name := "coarse" + passing
-	l.dir.Remove(name)
-	f, err := l.dir.Create(name)
-	if err != nil {
-		return err
+	if err := c.covers(); err != nil {
+		return segment{}, errors.Join(errThinner, err)
 	}
-	_, err = f.WriteAt(out, 0)
-	if err == nil {
-		err = f.Sync()
-	}
-	f.Close()
-	if err == nil {
-		err = l.dir.Rename(name, h.name())
-	}
-	if err != nil {
-		return errors.Join(err, l.dir.Remove(name))
-	}
-	return l.dir.Sync()
+	copy(c.out, c.header.block())
+	return segment{header: c.header, size: int64(len(c.out))}, writeFile(l.dir, c.name(), c.out)
 }

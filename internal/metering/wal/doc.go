@@ -10,6 +10,7 @@
 //   - An error of a write or sync is never followed by another sync of the same file: Linux marks pages clean that it
 //     could not write, and a second fsync succeeds without them (PostgreSQL's "fsyncgate", 2018). The segment is left
 //     alone, and what was not durable is written to another one, from memory.
+//   - What Open finds is made durable before it is told, since the process before may have ended without that.
 //   - A full disk leaves room for final records, which was put aside before.
 //   - A quota is kept by replacing the oldest records that were not acknowledged by coarser ones, made by a Thinner.
 //   - Records are a hash chain. Its head, told to somebody else, makes later changes visible.

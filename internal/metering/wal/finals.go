@@ -1,5 +1,14 @@
 package wal
 
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// errInUse is why no room is put aside while it holds records.
+var errInUse = errors.New("it is used, or was, and no other one is made yet")
+
 // finalsWait says that there are final records of which none is durable.
 func (w *writer) finalsWait() bool {
 	_, _, any := w.unwrittenFinals(nil, 0)
@@ -7,7 +16,7 @@ func (w *writer) finalsWait() bool {
 }
 
 // writeFinals writes final records, and nothing else, to the room that was put aside. They are written again when there
-// is room for everything, and that segment then supersedes this one.
+// is room for everything, and that segment then has them, too.
 func (w *writer) writeFinals() error {
 	first, _, any := w.unwrittenFinals(nil, 0)
 	if !any {
@@ -32,8 +41,7 @@ func (w *writer) writeFinals() error {
 		err = w.final.appear(w.log.dir)
 	}
 	if err != nil { // never to be written again
-		w.final.close()
-		w.final = nil
+		w.giveUpReserve()
 		return err
 	}
 	w.publishFinals(last.seq())
@@ -66,14 +74,51 @@ func (w *writer) unwrittenFinals(out *[]byte, room int) (first, last frame, any 
 }
 
 func (w *writer) useReserve(first frame) error {
+	if err := w.tendReserve(); err != nil {
+		return fmt.Errorf("room for final records: %w", err)
+	}
 	file, err := w.log.dir.Open(reserveName)
 	if err != nil {
 		return err
 	}
-	h := header{number: w.number, first: first.seq(), prev: first.prev(), salt: newSalt(), label: w.log.opt.Label}
+	h := header{finals: true, number: w.number, first: first.seq(), prev: first.prev(), salt: newSalt(), label: w.log.opt.Label}
 	w.number++
 	w.final = &output{header: h, file: file, size: w.log.opt.ReserveBytes, temporary: reserveName}
+	w.log.reserve(errInUse)
 	return nil
+}
+
+// giveUpReserve leaves the segment of final records as it is. There may be room for another one.
+func (w *writer) giveUpReserve() {
+	w.final.abandon(w.log.dir)
+	w.log.settled(w.final.number)
+	w.final = nil
+	w.log.reserve(errInUse)
+}
+
+// endReserve ends the use of the reserve, all of whose records are in a segment now, and puts room aside again.
+func (w *writer) endReserve() {
+	w.final.leave(w.log.dir)
+	w.log.forget(w.final.number)
+	w.final = nil
+	w.log.reserve(errInUse)
+	w.tendReserve()
+}
+
+// tendReserve puts room aside where there is none.
+func (w *writer) tendReserve() error {
+	if w.final != nil || w.log.Status().ReserveErr == nil {
+		return nil
+	}
+	err := makeReserve(w.log.dir, w.log.opt.ReserveBytes)
+	w.log.reserve(err)
+	return err
+}
+
+func (l *Log) reserve(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.status.ReserveErr = err
 }
 
 func (w *writer) publishFinals(seq uint64) {
@@ -81,9 +126,20 @@ func (w *writer) publishFinals(seq uint64) {
 	l := w.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n := len(l.segments); n == 0 || l.segments[n-1].number != w.final.number {
-		l.segments = append(l.segments, segment{header: w.final.header, size: int64(w.final.size), reserve: true})
-	}
+	l.segments = slices.DeleteFunc(slices.Clone(l.segments), func(s segment) bool { return s.number == w.final.number })
+	l.segments = append(l.segments, segment{header: w.final.header, size: int64(w.final.size), through: seq, growing: true})
 	l.finals = seq
 	l.notify()
+}
+
+// settled notes that a segment of final records gets no more of them.
+func (l *Log) settled(number uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.segments = slices.Clone(l.segments)
+	for i := range l.segments {
+		if l.segments[i].number == number {
+			l.segments[i].growing = false
+		}
+	}
 }

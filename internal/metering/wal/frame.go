@@ -96,10 +96,14 @@ type salt uint64
 
 func (s salt) mark() uint32 { return uint32(s) }
 
+// sum is the checksum of the salt's 8 bytes and b. Those of the salt are summed up here: the hash package would have
+// them on the heap, with each frame.
 func (s salt) sum(b []byte) uint32 {
-	var seed [8]byte
-	binary.LittleEndian.PutUint64(seed[:], uint64(s))
-	return crc32.Update(crc32.Checksum(seed[:], castagnoli()), castagnoli(), b)
+	table, seed := castagnoli(), ^uint32(0)
+	for shift := 0; shift < 64; shift += 8 {
+		seed = table[byte(seed)^byte(s>>shift)] ^ seed>>8
+	}
+	return crc32.Update(^seed, table, b)
 }
 
 // castagnoli is the table that the hash package keeps, and has an instruction of most CPUs for.

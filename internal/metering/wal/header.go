@@ -13,7 +13,8 @@ import (
 //
 //	  0  8B   magic
 //	  8  u32  version of the format
-//	 12  u32  level: 0, or how often its records were made coarser
+//	 12  u16  level: 0, or how often its records were made coarser
+//	 14  u16  flags: 1 if it holds only final records
 //	 16  u64  number of the segment
 //	 24  u64  number of its first record
 //	 32  u64  number of its last record, where the level is not 0
@@ -32,12 +33,18 @@ const (
 	labelOffset = 114
 	// MaxLabel is the longest label, in bytes.
 	MaxLabel = headerSize - 4 - labelOffset
+
+	flagFinals = 1
 )
 
-var errHeader = errors.New("no whole header")
+var (
+	errHeader  = errors.New("no whole header")
+	errForeign = errors.New("the header is another segment's")
+)
 
 type header struct {
 	level  int
+	finals bool // holds final records that others may not have
 	number uint64
 	first  uint64
 	last   uint64
@@ -63,7 +70,10 @@ func (h header) block() []byte {
 func (h header) encode(b []byte) {
 	copy(b, magic)
 	binary.LittleEndian.PutUint32(b[8:], version)
-	binary.LittleEndian.PutUint32(b[12:], uint32(h.level))
+	binary.LittleEndian.PutUint16(b[12:], uint16(h.level))
+	if h.finals {
+		b[14] = flagFinals
+	}
 	binary.LittleEndian.PutUint64(b[16:], h.number)
 	binary.LittleEndian.PutUint64(b[24:], h.first)
 	binary.LittleEndian.PutUint64(b[32:], h.last)
@@ -75,18 +85,25 @@ func (h header) encode(b []byte) {
 	binary.LittleEndian.PutUint32(b[headerSize-4:], crc32.Checksum(b[:headerSize-4], castagnoli()))
 }
 
-// readHeader reads whichever copy is whole.
-func readHeader(f File) (header, error) {
+// readHeader reads whichever copy is whole and is of the segment with the number. If there is only another one's, that
+// is errForeign.
+func readHeader(f File, number uint64) (header, error) {
 	var b [headerSize]byte
+	none := errHeader
 	for _, at := range []int64{0, secondCopy} {
 		if _, err := f.ReadAt(b[:], at); err != nil {
 			continue // the other copy may be readable
 		}
-		if h, err := decodeHeader(b[:]); err == nil || !errors.Is(err, errHeader) {
+		h, err := decodeHeader(b[:])
+		switch {
+		case errors.Is(err, errHeader):
+		case err == nil && h.number != number:
+			none = errForeign
+		default:
 			return h, err
 		}
 	}
-	return header{}, errHeader
+	return header{}, none
 }
 
 func decodeHeader(b []byte) (header, error) {
@@ -101,7 +118,8 @@ func decodeHeader(b []byte) (header, error) {
 		return header{}, errHeader
 	}
 	return header{
-		level:  int(binary.LittleEndian.Uint32(b[12:])),
+		level:  int(binary.LittleEndian.Uint16(b[12:])),
+		finals: b[14]&flagFinals != 0,
 		number: binary.LittleEndian.Uint64(b[16:]),
 		first:  binary.LittleEndian.Uint64(b[24:]),
 		last:   binary.LittleEndian.Uint64(b[32:]),

@@ -9,7 +9,7 @@ import (
 
 // Errors of Append. After each of them the record is not in the log, and has no number.
 var (
-	// ErrKeyframe: only a keyframe can be taken now. The first record after Open has to be one.
+	// ErrKeyframe: only a keyframe can be taken now. The first record after Open has to be one, unless it is final.
 	ErrKeyframe = errors.New("the log takes a keyframe next")
 	// ErrBehind: the disk took nothing for so long that memory for what waits is used up.
 	ErrBehind = errors.New("the log waits for its disk and has no more memory for records")
@@ -31,6 +31,8 @@ type Options struct {
 	// QuotaBytes is how large the log may become; at four fifths of it the oldest records are made coarser, if there
 	// is a Thinner. Zero is no quota.
 	QuotaBytes int64
+	// Last is how long Run waits for the disk at its end: 10 s.
+	Last time.Duration
 	// Retry is how long the log waits between two attempts at a disk that refuses: 1 s.
 	Retry time.Duration
 	// Label is put into each segment's header, for people and readers: which host it is of. At most MaxLabel bytes.
@@ -53,6 +55,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.ReserveBytes == 0 {
 		o.ReserveBytes = 1 << 20
+	}
+	if o.Last == 0 {
+		o.Last = 10 * time.Second
 	}
 	if o.Retry == 0 {
 		o.Retry = time.Second
@@ -79,15 +84,19 @@ type Log struct {
 	mu       sync.Mutex
 	incoming []byte // frames that Run has not taken
 	next     uint64 // number of the next record
+	fresh    bool   // nothing was appended since Open
 	group    int    // bytes since the last keyframe, that one included
+	keyed    bool   // there was one since Open
 	waiting  int    // bytes that are not durable
 	keyframe bool   // one is needed
 	closed   bool   // nothing is taken any more
 	ended    bool   // Run has returned
+	stuck    bool   // without its writer
 	segments []segment
 	durable  uint64
 	finals   uint64 // up to here final records are durable
-	head     Hash   // of the record durable
+	headAt   uint64 // the last durable record that there is
+	head     Hash   // of the record headAt
 	status   Status
 	changed  chan struct{} // made by who waits, closed at the next change
 	thin     chan struct{} // told when segments came to be
@@ -96,55 +105,22 @@ type Log struct {
 // segment is what is known of one without reading it.
 type segment struct {
 	header
-	size    int64
-	reserve bool
-	bad     bool // could not be made coarser
+	size      int64
+	through   uint64 // the last record of a segment of final records
+	growing   bool   // the log writes more of them into it
+	unsettled bool   // what was found in it at Open could not be made durable again
+	bad       bool   // can't be made coarser
 }
 
-// Status is how a log is.
-type Status struct {
-	Durable uint64 // number of the last record of which all before are durable, too
-	Next    uint64 // number that the next record gets
-	Acked   uint64
-	Bytes   int64 // on the disk
-	Pending int   // bytes that are not durable
-	// Abandoned is how many segments were left because of an error since Open.
-	Abandoned int
-	// Full: the disk has no room. Final records go to what was put aside.
-	Full bool
-	// OverQuota: the log is larger than its quota and nothing more can be made coarser.
-	OverQuota bool
-	// Err is why the last attempt to write failed, nil once one succeeded.
-	Err error
-}
-
-// Head returns the number and the hash of the last durable record.
+// Head returns the number and the hash of the last durable record that there is.
 func (l *Log) Head() (seq uint64, hash Hash) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.durable, l.head
-}
-
-// Status returns how the log is.
-func (l *Log) Status() Status {
-	acked := l.acks.get()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s := l.status
-	s.Durable, s.Next, s.Acked, s.Pending, s.Bytes = l.durable, l.next, acked, l.waiting, l.bytes()
-	return s
+	return l.headAt, l.head
 }
 
 // Recovery is what Open found.
 func (l *Log) Recovery() Recovery { return l.start }
-
-func (l *Log) bytes() int64 {
-	var n int64
-	for i := range l.segments {
-		n += l.segments[i].size
-	}
-	return n
-}
 
 // notify wakes who waits for a change. The caller holds mu.
 func (l *Log) notify() {

@@ -3,8 +3,8 @@ package wal
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -19,7 +19,8 @@ type Recovery struct {
 	Torn int
 	// Repaired are the numbers of records that were made from parity.
 	Repaired []uint64
-	// Unreadable are files that have no header any more. They are kept.
+	// Unreadable are files that have no header any more, or another one's. They are kept, and what can be made out
+	// without one is read.
 	Unreadable []string
 }
 
@@ -58,7 +59,10 @@ func OpenDir(dir Dir, opt Options) (*Log, error) {
 		l.acks.close()
 		return nil, err
 	}
-	l.status.Err = makeReserve(dir, opt.ReserveBytes)
+	l.status.ReserveErr = haveReserve(dir, opt.ReserveBytes)
+	if acked := l.acks.get(); acked > 0 && l.acks.again() == nil {
+		l.truncate(acked) // what can't be removed is for the next Ack
+	}
 	return l, nil
 }
 
@@ -66,9 +70,13 @@ func OpenDir(dir Dir, opt Options) (*Log, error) {
 func (l *Log) Close() error {
 	l.mu.Lock()
 	l.closed, l.ended = true, true
+	stuck := l.stuck
 	l.notify()
 	l.mu.Unlock()
 	l.acks.close()
+	if stuck {
+		return errors.New("a write to the log has not ended, so it stays locked")
+	}
 	return l.close()
 }
 
@@ -93,15 +101,22 @@ func readSegments(dir Dir) (segments []segment, unreadable []string, err error) 
 		return nil, nil, err
 	}
 	for _, name := range names {
-		base, ok := strings.CutSuffix(name, suffix)
-		number, err := strconv.ParseUint(base, 16, 64)
-		if !ok || err != nil || name != segmentName(number) {
+		number := segmentNumber(name)
+		if number == 0 || name != segmentName(number) {
 			continue
 		}
-		s, err := readSegment(dir, name)
-		if errors.Is(err, errHeader) || err == nil && s.number != number {
+		s, err := readSegment(dir, number)
+		if errors.Is(err, errHeader) || errors.Is(err, errForeign) {
 			unreadable = append(unreadable, name)
+		}
+		if errors.Is(err, errHeader) {
+			s, err = salvage(dir, number)
+		}
+		if errors.Is(err, errHeader) || errors.Is(err, errForeign) {
 			continue
+		}
+		if errors.Is(err, os.ErrNotExist) {
+			continue // removed meanwhile, by who writes the log
 		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", name, err)
@@ -118,123 +133,16 @@ func readSegments(dir Dir) (segments []segment, unreadable []string, err error) 
 	return segments, unreadable, nil
 }
 
-func readSegment(dir Dir, name string) (segment, error) {
-	f, err := dir.Open(name)
+func readSegment(dir Dir, number uint64) (segment, error) {
+	f, err := dir.Open(segmentName(number))
 	if err != nil {
 		return segment{}, err
 	}
 	defer f.Close()
-	h, err := readHeader(f)
+	h, err := readHeader(f, number)
 	if err != nil {
 		return segment{}, err
 	}
 	size, err := f.Size()
 	return segment{header: h, size: size}, err
-}
-
-// tail is the segment that was the last one before Open.
-type tail struct {
-	header
-	group parity
-	size  int64
-}
-
-// recover finds where the log goes on.
-func (l *Log) recover() error {
-	l.start.Segments = len(l.segments)
-	last, torn := l.acks.get(), 0
-	if n := len(l.segments); n > 0 {
-		s := l.segments[n-1]
-		data, err := readAll(l.dir, s.name())
-		if err != nil {
-			return err
-		}
-		all := scan(data, s.salt)
-		last, l.head = max(last, s.first-1, s.last), s.prev
-		if k := len(all.frames); k > 0 {
-			last, l.head = max(last, all.frames[k-1].seq()), all.frames[k-1].hash()
-		}
-		if s.level > 0 {
-			l.head = s.sealed
-		}
-		if all.tail {
-			torn = all.marks
-		}
-		l.start.Repaired = all.repaired
-	}
-	l.start.Last, l.start.Torn = last, torn
-	l.durable, l.finals, l.next = last, last, last+uint64(torn)+1
-	return nil
-}
-
-func (l *Log) newWriter() *writer {
-	w := &writer{log: l, head: l.head, number: 1, finals: l.durable}
-	if n := len(l.segments); n > 0 {
-		w.old = &tail{header: l.segments[n-1].header}
-	}
-	names, _ := l.dir.List() // unreadable ones have numbers, too
-	for _, name := range names {
-		if number, err := strconv.ParseUint(strings.TrimSuffix(name, suffix), 16, 64); err == nil && strings.HasSuffix(name, suffix) {
-			w.number = max(w.number, number+1)
-		}
-	}
-	return w
-}
-
-// close cuts off what was never whole, after parity for what has none. Its successor says which numbers were given up.
-// It returns the size.
-func (t *tail) close(dir Dir) int64 {
-	data, err := readAll(dir, t.name())
-	if err != nil {
-		return t.size
-	}
-	t.size = int64(len(data))
-	f, err := dir.Open(t.name())
-	if err != nil {
-		return t.size
-	}
-	defer f.Close()
-	all := scan(data, t.salt)
-	if all.end == len(data) || t.level > 0 {
-		return t.size
-	}
-	for _, fr := range all.frames {
-		if t.group.breaks(fr) {
-			t.group.reset()
-		}
-		if t.group.add(fr) {
-			t.group.reset()
-		}
-	}
-	o := output{header: t.header, file: f, off: all.end, group: t.group}
-	if o.write(o.group.appendTo(nil, t.salt)) == nil && f.Truncate(int64(o.off)) == nil {
-		f.Sync() // or a later Open cuts again
-		return int64(o.off)
-	}
-	return t.size
-}
-
-// readAll reads a file. Blocks that the disk does not give are zeros, which no frame is.
-func readAll(dir Dir, name string) ([]byte, error) {
-	f, err := dir.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	size, err := f.Size()
-	if err != nil {
-		return nil, err
-	}
-	data := make([]byte, size)
-	if n, _ := f.ReadAt(data, 0); n == len(data) {
-		return data, nil
-	}
-	const block = 4096
-	for at := 0; at < len(data); at += block {
-		b := data[at:min(at+block, len(data))]
-		if n, _ := f.ReadAt(b, int64(at)); n < len(b) {
-			clear(b)
-		}
-	}
-	return data, nil
 }

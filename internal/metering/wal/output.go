@@ -1,9 +1,5 @@
 package wal
 
-import (
-	"io"
-)
-
 // output is a segment that is being written.
 type output struct {
 	header
@@ -36,6 +32,9 @@ func (o *output) fill(out, window []byte, at int) (filled []byte, last, end int)
 			break
 		}
 		f, size := nextFrame(window[at:])
+		if o.group.breaks(f) {
+			out = o.group.appendTo(out, o.salt)
+		}
 		start := len(out)
 		out = append(out, window[at:at+size]...)
 		frame(out[start : start+len(f)]).seal(o.salt)
@@ -50,14 +49,10 @@ func (o *output) fill(out, window []byte, at int) (filled []byte, last, end int)
 
 // write appends b to the file and makes it durable.
 func (o *output) write(b []byte) error {
-	n, err := o.file.WriteAt(b, int64(o.off))
-	if err == nil && n < len(b) {
-		err = io.ErrShortWrite
-	}
-	if err != nil {
+	if err := writeAll(o.file, b, int64(o.off)); err != nil {
 		return err
 	}
-	o.off += n
+	o.off += len(b)
 	return o.file.Sync()
 }
 

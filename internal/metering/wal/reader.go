@@ -3,50 +3,9 @@ package wal
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"os"
+	"slices"
 )
-
-// Loss is records that can't be read any more.
-type Loss struct {
-	First, Last uint64
-	// Segment is where they should have been, or the next one.
-	Segment uint64
-	// Never says that the log was closed without them: they were being written when their host or process ended, and
-	// nobody was told that they were durable.
-	Never bool
-}
-
-func (l Loss) String() string {
-	why := "damaged or removed"
-	if l.Never {
-		why = "never durable"
-	}
-	return fmt.Sprintf("records %d to %d, segment %d: %s", l.First, l.Last, l.Segment, why)
-}
-
-// Entry is what a Reader finds: a record, or that records are lost.
-type Entry struct {
-	Record
-	// Known says that the record is below where the reader was asked to begin. It comes for those that are coded
-	// against it.
-	Known bool
-	// Repaired says that the record was damaged and was made again from parity.
-	Repaired bool
-	Lost     *Loss
-	Hash     Hash // of the record
-	Prev     Hash // of the one before
-	// Follows says that the record before, in the chain, is the one that was read before.
-	Follows bool
-}
-
-// source is where a Reader looks: which segments there are, and the last number that may be read.
-type source interface {
-	look() (segments []segment, durable uint64, changed <-chan struct{}, ended bool)
-	open(name string) (File, error)
-	readAll(name string) ([]byte, error)
-}
 
 // Reader reads durable records in the order of their numbers, and waits for more. It is for one goroutine.
 type Reader struct {
@@ -58,33 +17,45 @@ type Reader struct {
 	loaded  bool   // a segment is in frames
 	number  uint64 // of the segment
 	level   int
-	sealed  Hash
+	sealed  Hash   // of the record end, before it was made coarser
+	end     uint64 // the last number of a segment that was made coarser
 	salt    salt
 	file    File
 	off     int64
-	frames  []frame // of a segment that is not read frame by frame
+	frames  []frame // what is next in the segment, where it was not read frame by frame
 	fixed   map[uint64]bool
-	broken  bool // the file can't be read frame by frame any more
+	finals  map[uint64][]frame // of segments of final records, by their numbers
 	buf     []byte
 	pending *Entry // after a loss
 }
 
 // NewReader returns a reader that begins with the first record after the number. Records before it in the same segment
-// are given, too, marked as known.
-func (l *Log) NewReader(after uint64) *Reader { return newReader(liveSource{l}, after) }
+// are given, too, marked as known. Numbers that the caller has from an earlier life of the log, and that the log lost
+// since, are not used again if the reader is made before the first Append.
+func (l *Log) NewReader(after uint64) *Reader {
+	l.mu.Lock()
+	if l.fresh && after >= l.next {
+		l.next = after + 1
+	}
+	l.mu.Unlock()
+	return newReader(liveSource{l}, after)
+}
 
 func newReader(src source, after uint64) *Reader {
-	r := &Reader{src: src, after: after}
+	r := &Reader{src: src, after: after, pos: after}
 	segments, _, _, _ := src.look()
 	for i := range segments {
-		if segments[i].first <= after+1 && (limit(segments, i) > after || i == len(segments)-1) {
+		if !segments[i].finals && segments[i].first <= after+1 && (limit(segments, i) > after || i == newest(segments)) {
 			r.enter(segments[i])
+			r.pos, r.last, r.linked = segments[i].first-1, segments[i].prev, true
 		}
 	}
-	if !r.loaded {
-		r.pos = after
-	}
 	return r
+}
+
+// begin makes the reader begin at a record.
+func (r *Reader) begin(first uint64, prev Hash) {
+	r.after, r.pos, r.last, r.linked = first-1, first-1, prev, true
 }
 
 // Close lets go of the segment.
@@ -126,16 +97,18 @@ func (r *Reader) step(segments []segment, durable uint64) (Entry, bool, error) {
 		i := r.index(segments)
 		if i >= 0 {
 			if f := r.frame(min(durable, limit(segments, i))); f != nil {
-				e, ok := r.deliver(f)
-				return e, ok, nil
+				return r.deliver(f, segments), true, nil
 			}
 		}
-		next := r.after1(segments)
+		next := r.following(segments)
 		if next < 0 {
+			if f := r.beside(segments, durable); f != nil {
+				return r.entry(f, 0), true, nil
+			}
 			return r.missing(durable), true, nil
 		}
 		if r.sealed != (Hash{}) {
-			r.last, r.linked = r.sealed, true
+			r.last, r.linked = r.sealed, r.pos == r.end
 		}
 		r.enter(segments[next])
 	}
@@ -152,10 +125,10 @@ func (r *Reader) index(segments []segment) int {
 	return -1
 }
 
-// after1 is the next segment that has something to give.
-func (r *Reader) after1(segments []segment) int {
+// following is the next segment that has something to give.
+func (r *Reader) following(segments []segment) int {
 	for i := range segments {
-		if (!r.loaded || segments[i].number > r.number) && limit(segments, i) > r.pos {
+		if !segments[i].finals && (!r.loaded || segments[i].number > r.number) && limit(segments, i) > r.pos {
 			return i
 		}
 	}
@@ -165,64 +138,52 @@ func (r *Reader) after1(segments []segment) int {
 func (r *Reader) enter(s segment) {
 	r.Close()
 	r.loaded, r.number, r.level, r.salt, r.off = true, s.number, s.level, s.salt, firstFrame
-	r.frames, r.fixed, r.broken, r.sealed = nil, nil, false, s.sealed
-	if r.pos == 0 {
-		r.pos, r.last, r.linked = s.first-1, s.prev, true
-		if r.pos > r.after {
-			r.pos, r.linked = r.after, false
-		}
-	}
+	r.frames, r.fixed, r.sealed, r.end = nil, nil, s.sealed, s.last
 	file, err := r.src.open(s.name())
 	if err != nil {
-		r.broken = true
 		return
 	}
 	r.file = file
-	if h, err := readHeader(file); err == nil && h.number == s.number { // it may have been made coarser since
-		r.level, r.salt, r.sealed = h.level, h.salt, h.sealed
+	if h, err := readHeader(file, s.number); err == nil { // it may have been made coarser since
+		r.level, r.salt, r.sealed, r.end = h.level, h.salt, h.sealed, h.last
 	}
 }
 
 // frame returns the next frame of the segment that has something after pos, up to the number last, or nil.
 func (r *Reader) frame(last uint64) frame {
-	for !r.broken && r.file != nil {
+	if last <= r.pos {
+		return nil
+	}
+	for len(r.frames) == 0 && r.file != nil {
 		f := r.read()
-		if f == nil {
-			r.load()
-			break
-		}
-		if f.parity() {
+		switch {
+		case f == nil, f.first() > r.pos+1 && !f.parity(): // some may have been repaired
+			if !r.load() {
+				return nil
+			}
+		case f.parity() || f.seq() <= r.pos:
 			r.off += int64(frameSize(f.bodyLen()))
-			continue
-		}
-		if f.seq() > last {
+		case f.seq() > last:
 			return nil
-		}
-		if f.first() > r.pos+1 && r.level == 0 {
-			r.load() // some may have been repaired
-			break
-		}
-		r.off += int64(frameSize(f.bodyLen()))
-		if f.seq() > r.pos {
+		default:
+			r.off += int64(frameSize(f.bodyLen()))
 			return f
 		}
 	}
-	for len(r.frames) > 0 && r.frames[0].seq() <= last {
-		f := r.frames[0]
-		r.frames = r.frames[1:]
-		if f.seq() > r.pos {
-			return f
-		}
+	if len(r.frames) == 0 || r.frames[0].seq() > last {
+		return nil
 	}
-	return nil
+	f := r.frames[0]
+	r.frames = r.frames[1:]
+	return f
 }
 
-// load reads the whole segment, where reading frame by frame came to something that is no frame, and goes on with what
-// is behind it. A later call begins where this one ended.
-func (r *Reader) load() {
-	data, err := r.src.readAll(segmentName(r.number))
+// load finds all that is left of the segment, where reading frame by frame came to something else than the next one. A
+// later call begins where this one ended. It says whether there is something.
+func (r *Reader) load() bool {
+	data, err := readAll(r.file)
 	if err != nil || int64(len(data)) <= r.off {
-		return
+		return false
 	}
 	all := scan(data, r.salt)
 	r.fixed = map[uint64]bool{}
@@ -234,6 +195,7 @@ func (r *Reader) load() {
 	}
 	r.frames = all.frames
 	r.off = max(r.off, int64(all.end))
+	return len(r.frames) > 0
 }
 
 // read reads the frame at off, if there is one.
@@ -263,19 +225,31 @@ func (r *Reader) read() frame {
 	}
 }
 
-// deliver makes an entry of a frame, behind one of what is missing before it.
-func (r *Reader) deliver(f frame) (Entry, bool) {
-	e := Entry{Record: f.record(r.level), Known: f.seq() <= r.after, Repaired: r.fixed[f.seq()], Hash: f.hash(), Prev: f.prev(), Follows: r.linked && f.prev() == r.last}
+// deliver makes an entry of a frame, behind what is missing before it.
+func (r *Reader) deliver(f frame, segments []segment) Entry {
+	if f.first() <= r.pos+1 {
+		return r.entry(f, r.level)
+	}
+	if final := r.beside(segments, f.first()-1); final != nil {
+		r.frames = append([]frame{slices.Clone(f)}, r.frames...)
+		return r.entry(final, 0)
+	}
+	return r.entry(f, r.level)
+}
+
+// entry is one of a frame, or of the loss before it.
+func (r *Reader) entry(f frame, level int) Entry {
+	e := Entry{Record: f.record(level), Known: f.seq() <= r.after, Repaired: r.fixed[f.seq()], Hash: f.hash(), Prev: f.prev(), Follows: r.linked && f.prev() == r.last}
 	var loss *Loss
 	if f.first() > r.pos+1 {
-		loss = &Loss{First: r.pos + 1, Last: f.first() - 1, Segment: r.number, Never: r.linked && f.prev() == r.last}
+		loss = &Loss{First: r.pos + 1, Last: f.first() - 1, Segment: r.number, Never: e.Follows}
 	}
 	r.pos, r.last, r.linked = f.seq(), e.Hash, true
 	if loss == nil {
-		return e, true
+		return e
 	}
 	r.pending = &e
-	return Entry{Lost: loss}, true
+	return Entry{Lost: loss}
 }
 
 // missing says that nothing has what is durable.
@@ -284,50 +258,3 @@ func (r *Reader) missing(durable uint64) Entry {
 	r.pos, r.linked = durable, false
 	return Entry{Lost: loss}
 }
-
-// liveSource reads what the log that writes has made durable.
-type liveSource struct{ *Log }
-
-func (s liveSource) look() ([]segment, uint64, <-chan struct{}, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.segments, s.durable, s.change(), s.ended
-}
-
-func (s liveSource) open(name string) (File, error)      { return s.dir.Open(name) }
-func (s liveSource) readAll(name string) ([]byte, error) { return readAll(s.dir, name) }
-
-// stillSource reads a log that nobody writes, or what of it is there by now.
-type stillSource struct {
-	dir      Dir
-	segments []segment
-	last     uint64
-}
-
-func newStillSource(dir Dir) (*stillSource, []string, error) {
-	segments, unreadable, err := readSegments(dir)
-	if err != nil {
-		return nil, nil, err
-	}
-	s := &stillSource{dir: dir, segments: segments}
-	for _, g := range segments {
-		s.last = max(s.last, g.last, g.first-1)
-	}
-	if n := len(segments); n > 0 {
-		data, err := s.readAll(segments[n-1].name())
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, nil, err
-		}
-		if all := scan(data, segments[n-1].salt); len(all.frames) > 0 {
-			s.last = max(s.last, all.frames[len(all.frames)-1].seq())
-		}
-	}
-	return s, unreadable, nil
-}
-
-func (s *stillSource) look() ([]segment, uint64, <-chan struct{}, bool) {
-	return s.segments, s.last, nil, true
-}
-
-func (s *stillSource) open(name string) (File, error)      { return s.dir.Open(name) }
-func (s *stillSource) readAll(name string) ([]byte, error) { return readAll(s.dir, name) }

@@ -8,6 +8,7 @@ import (
 // found is what is in the bytes of a segment.
 type found struct {
 	frames   []frame // those of records, by number, what was repaired among them
+	whole    []span  // where there are whole frames
 	repaired []uint64
 	// end is where the last whole frame ends, and tail whether anything but zeros comes after: then one frame at least
 	// was being written, or is damaged.
@@ -16,6 +17,9 @@ type found struct {
 	marks int // in the tail: how many frames seem to begin there
 	damage
 }
+
+// span is a part of a segment's bytes.
+type span struct{ from, to int }
 
 // damage counts bytes before end that belong to no frame.
 type damage struct{ regions, bytes int }
@@ -40,8 +44,10 @@ func scan(data []byte, s salt) found {
 		} else if seen[f.seq()] == nil {
 			seen[f.seq()] = f
 		}
+		start := at
 		at += frameSize(f.bodyLen())
 		all.end = min(at, len(data))
+		all.add(span{start, all.end})
 	}
 	all.end = all.gapStart()
 	all.lookAtTail(data, s)
@@ -57,6 +63,31 @@ func scan(data []byte, s salt) found {
 		return 1
 	})
 	return all
+}
+
+// add notes that there are whole frames.
+func (d *found) add(s span) {
+	if n := len(d.whole); n > 0 && d.whole[n-1].to == s.from {
+		d.whole[n-1].to = s.to
+		return
+	}
+	d.whole = append(d.whole, s)
+}
+
+// last is the highest number of a whole record, or zero.
+func (d *found) last() uint64 {
+	if len(d.frames) == 0 {
+		return 0
+	}
+	return d.frames[len(d.frames)-1].seq()
+}
+
+// torn is how many numbers after the last whole record may have been given out.
+func (d *found) torn() uint64 {
+	if !d.tail {
+		return 0
+	}
+	return uint64(d.marks)
 }
 
 // gapStart is where the frame after the last whole one should begin.

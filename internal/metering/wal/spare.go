@@ -90,15 +90,10 @@ func zero(f File, from, to int) error {
 		return nil
 	}
 	zeros := make([]byte, min(to-from, fillStep))
-	for from < to {
-		n, err := f.WriteAt(zeros[:min(to-from, len(zeros))], int64(from))
-		if err != nil {
+	for ; from < to; from += len(zeros) {
+		if err := writeAll(f, zeros[:min(to-from, len(zeros))], int64(from)); err != nil {
 			return err
 		}
-		if n == 0 {
-			return errors.New("nothing written")
-		}
-		from += n
 	}
 	return nil
 }
@@ -114,8 +109,8 @@ func newSalt() salt {
 	}
 }
 
-// makeReserve puts room aside for final records, unless there is. Without room for it there is none.
-func makeReserve(dir Dir, size int) error {
+// haveReserve puts room aside for final records, unless there is.
+func haveReserve(dir Dir, size int) error {
 	f, err := dir.Open(reserveName)
 	if err == nil {
 		have, err := f.Size()
@@ -125,9 +120,15 @@ func makeReserve(dir Dir, size int) error {
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
+	return makeReserve(dir, size)
+}
+
+// makeReserve puts room aside, in the place of what was.
+func makeReserve(dir Dir, size int) error {
 	const name = reserveName + passing
 	dir.Remove(name)
-	if f, err = dir.Create(name); err != nil {
+	f, err := dir.Create(name)
+	if err != nil {
 		return err
 	}
 	err = f.Allocate(int64(size))

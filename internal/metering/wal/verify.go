@@ -5,37 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 )
-
-// Report is what Verify found.
-type Report struct {
-	Segments int
-	Records  uint64 // that are there
-	First    uint64 // the first number that is there
-	Last     uint64
-	Head     Hash // of the record Last
-	Acked    uint64
-	// Repaired are the numbers of records that were damaged and can be made from parity.
-	Repaired []uint64
-	Lost     []Loss
-	// Broken are the numbers of records that do not follow the record before: somebody changed one of the two.
-	Broken []uint64
-	// Coarse is how many numbers are in records that were made coarser. The hashes of what they were are gone; the
-	// headers of their segments say what the chain was before and after.
-	Coarse     uint64
-	Unreadable []string // files without a header
-}
-
-// OK says that all that was written is there as it was written.
-func (r Report) OK() bool {
-	for _, l := range r.Lost {
-		if !l.Never {
-			return false
-		}
-	}
-	return len(r.Broken) == 0 && len(r.Unreadable) == 0
-}
 
 // Trusted is a hash of a record that somebody else kept, such as the receiver that counter-signed it.
 type Trusted struct {
@@ -96,23 +66,23 @@ func walkDir(dir Dir, report *Report, trusted []Trusted, each func(Entry) error)
 		_, report.Acked = readAcks(f)
 		f.Close()
 	}
-	r := newReader(src, 0)
-	defer r.Close()
-	if len(src.segments) > 0 { // what is before was acknowledged, and removed
-		r.after = src.segments[0].first - 1
-		for _, s := range src.segments {
-			r.after = min(r.after, s.first-1)
-		}
-		r.pos, r.last, r.linked = r.after, src.segments[0].prev, true
-	}
 	known := map[uint64]Hash{}
 	for _, t := range trusted {
 		known[t.Seq] = t.Hash
 	}
-	return report.follow(r, known, each)
+	if err := report.follow(src, known, each); err != nil {
+		return err
+	}
+	report.conclude(known)
+	return nil
 }
 
-func (r *Report) follow(reader *Reader, known map[uint64]Hash, each func(Entry) error) error {
+func (r *Report) follow(src *stillSource, known map[uint64]Hash, each func(Entry) error) error {
+	reader := newReader(src, 0)
+	defer reader.Close()
+	if first, prev := src.begin(); first <= r.Acked+1 { // what is before was acknowledged, and removed
+		reader.begin(first, prev)
+	}
 	for {
 		linked, pos := reader.linked, reader.pos
 		if reader.pending != nil { // a loss was told, and this is after it
@@ -131,26 +101,14 @@ func (r *Report) follow(reader *Reader, known map[uint64]Hash, each func(Entry) 
 			if !e.Follows && linked && pos+1 == e.First {
 				r.Broken = append(r.Broken, e.Seq)
 			}
-			r.count(e, known)
+			var sealed Hash
+			if e.Seq == reader.end {
+				sealed = reader.sealed
+			}
+			r.count(e, sealed, known)
 		}
 		if err := each(e); err != nil {
 			return err
 		}
-	}
-}
-
-func (r *Report) count(e Entry, known map[uint64]Hash) {
-	if r.Records == 0 {
-		r.First = e.First
-	}
-	r.Records++
-	r.Last, r.Head = e.Seq, e.Hash
-	if e.Repaired {
-		r.Repaired = append(r.Repaired, e.Seq)
-	}
-	if e.Level > 0 {
-		r.Coarse += e.Seq - e.First + 1
-	} else if h, ok := known[e.Seq]; ok && h != e.Hash && !slices.Contains(r.Broken, e.Seq) {
-		r.Broken = append(r.Broken, e.Seq)
 	}
 }

@@ -6,9 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -80,86 +77,6 @@ func TestWhatWasWrittenIsRead(t *testing.T) {
 	var out strings.Builder
 	if err := Dump(&out, dir); err != nil || strings.Count(out.String(), "\n") != 1401 {
 		t.Error(err, out.Len())
-	}
-}
-
-func lastSegment(t testing.TB, dir string) string {
-	names, err := filepath.Glob(filepath.Join(dir, "*"+suffix))
-	if err != nil || len(names) == 0 {
-		t.Fatal(names, err)
-	}
-	return names[len(names)-1]
-}
-
-// TestTornAtEveryByte leaves the last record at each of its bytes, with nothing behind it.
-func TestTornAtEveryByte(t *testing.T) {
-	dir := t.TempDir()
-	write(t, dir, small, 20)
-	name := lastSegment(t, dir)
-	whole, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, err := decodeHeader(whole[:headerSize])
-	if err != nil {
-		t.Fatal(err)
-	}
-	start := firstFrame
-	for f := h.salt.parseFrame(whole[start:]); f.seq() != 20; f = h.salt.parseFrame(whole[start:]) {
-		start += frameSize(f.bodyLen())
-	}
-	end := start + frameHeader + len(body(20))
-	for cut := start; cut < end; cut++ {
-		torn := make([]byte, small.SegmentBytes)
-		copy(torn, whole[:cut])
-		again := t.TempDir()
-		if err := os.WriteFile(filepath.Join(again, filepath.Base(name)), torn, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		write(t, again, small, 2)
-		r := check(t, again)
-		lost := 1
-		if cut == start { // nothing tells of it
-			lost = 0
-		}
-		if len(r.Lost) != lost || !r.OK() || r.Records != 21 || lost == 1 && (r.Lost[0].First != 20 || r.Lost[0].Last != 20) {
-			t.Fatalf("cut at %d of %d to %d: %+v", cut, start, end, r)
-		}
-	}
-}
-
-// TestBitFlips flips one bit anywhere in a log. Nothing wrong is read, and one record is repaired at most.
-func TestBitFlips(t *testing.T) {
-	rounds := 500
-	if os.Getenv("METALD_TEST_SOAK") != "" {
-		rounds = 10_000
-	}
-	dir := t.TempDir()
-	write(t, dir, small, 300)
-	names, err := filepath.Glob(filepath.Join(dir, "*"+suffix))
-	if err != nil {
-		t.Fatal(err)
-	}
-	seed := rand.Uint64()
-	random := rand.New(rand.NewPCG(seed, 0))
-	for range rounds {
-		name := names[random.IntN(len(names))]
-		b, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		at, bit := random.IntN(len(b)), byte(1)<<random.IntN(8)
-		b[at] ^= bit
-		if err := os.WriteFile(name, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if r := check(t, dir); !r.OK() || r.Records != 300 || len(r.Repaired) > 1 || len(r.Lost) > 0 {
-			t.Fatalf("seed %d, %s byte %d bit %#x: %+v", seed, name, at, bit, r)
-		}
-		b[at] ^= bit
-		if err := os.WriteFile(name, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 

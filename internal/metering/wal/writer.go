@@ -1,11 +1,8 @@
 package wal
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"slices"
-	"syscall"
 	"time"
 )
 
@@ -27,47 +24,6 @@ type writer struct {
 	old     *tail   // of the log before Open: to be closed once there is a successor
 	retry   time.Time
 	out     []byte
-}
-
-// Run writes what is appended until ctx ends, then what is left. It returns an error if not all became durable. It has
-// to be called once, and everything waits for it.
-func (l *Log) Run(ctx context.Context) error {
-	w := l.newWriter()
-	timer := time.NewTicker(l.opt.Retry)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return w.finish()
-		case <-l.wake:
-		case <-timer.C:
-		}
-		w.commit(time.Now())
-	}
-}
-
-// commit makes durable what has come in, if the disk does not refuse.
-func (w *writer) commit(now time.Time) {
-	w.take()
-	if w.durable == len(w.window) || now.Before(w.retry) && w.active == nil && !w.finalsWait() {
-		return
-	}
-	before := w.log.abandoned()
-	err := w.flush()
-	if err != nil && w.log.abandoned() > before {
-		err = w.flush() // on another segment
-	}
-	if err != nil {
-		w.retry = now.Add(w.log.opt.Retry)
-		if errors.Is(err, syscall.ENOSPC) {
-			err = errors.Join(err, w.writeFinals())
-		}
-	}
-	w.log.outcome(err)
-	if err == nil {
-		w.trim()
-		w.prepare()
-	}
 }
 
 // take moves what has come in to the window, and makes it part of the chain.
@@ -111,7 +67,10 @@ func (w *writer) put() error {
 	w.out = w.out[:0]
 	last := 0
 	w.out, last, w.written = w.active.fill(w.out, w.window, w.written)
-	if err := w.active.write(w.out); err != nil {
+	start := time.Now()
+	err := w.active.write(w.out)
+	w.log.took(time.Since(start))
+	if err != nil {
 		return err
 	}
 	if err := w.active.appear(w.log.dir); err != nil {
@@ -171,31 +130,23 @@ func (l *Log) abandoned() int {
 func (w *writer) publish() {
 	last, _ := nextFrame(w.window[w.last:])
 	l := w.log
+	if w.old != nil { // before it may be made coarser
+		l.resize(w.old.number, w.old.close(l.dir))
+		w.old = nil
+	}
 	l.mu.Lock()
-	if n := len(l.segments); n == 0 || l.segments[n-1].number != w.active.number {
+	if i := newest(l.segments); i < 0 || l.segments[i].number != w.active.number {
 		l.segments = append(l.segments, segment{header: w.active.header, size: int64(w.active.size)})
 	}
 	l.waiting = len(w.window) - w.durable + len(l.incoming)
-	l.durable, l.head = last.seq(), last.hash()
+	l.durable, l.headAt, l.head = last.seq(), last.seq(), last.hash()
 	if w.active.off > l.opt.SegmentBytes*3/4 {
 		l.keyframe = true
 	}
 	l.notify()
 	l.mu.Unlock()
-	w.succeed()
-}
-
-// succeed ends what is needed no more once a segment holds everything.
-func (w *writer) succeed() {
-	if w.old != nil {
-		w.log.resize(w.old.number, w.old.close(w.log.dir))
-		w.old = nil
-	}
 	if w.final != nil && w.durable == len(w.window) {
-		w.final.leave(w.log.dir)
-		w.log.forget(w.final.number)
-		w.final = nil
-		makeReserve(w.log.dir, w.log.opt.ReserveBytes)
+		w.endReserve()
 	}
 }
 
@@ -207,13 +158,6 @@ func (w *writer) trim() {
 	}
 	w.window = append(w.window[:0], w.window[start:]...)
 	w.written, w.durable, w.last = w.written-start, w.durable-start, w.last-start
-}
-
-// outcome tells how the last attempt to write went.
-func (l *Log) outcome(err error) {
-	l.mu.Lock()
-	l.status.Err, l.status.Full = err, errors.Is(err, syscall.ENOSPC)
-	l.mu.Unlock()
 }
 
 func (l *Log) resize(number uint64, size int64) {
@@ -238,29 +182,4 @@ func (l *Log) forget(number uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.segments = slices.DeleteFunc(slices.Clone(l.segments), func(s segment) bool { return s.number == number })
-}
-
-// finish writes what is left and ends the log.
-func (w *writer) finish() error {
-	l := w.log
-	l.mu.Lock()
-	l.closed = true
-	l.mu.Unlock()
-	w.retry = time.Time{}
-	w.commit(time.Now())
-	if w.active != nil {
-		l.resize(w.active.number, w.active.seal())
-	}
-	if w.final != nil {
-		w.final.close()
-	}
-	w.dropSpare()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.ended = true
-	l.notify()
-	if l.waiting > 0 {
-		return fmt.Errorf("records %d to %d are not durable: %w", l.durable+1, l.next-1, l.status.Err)
-	}
-	return nil
 }

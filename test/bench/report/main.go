@@ -49,6 +49,12 @@ var gates = []gate{
 	{"DeleteRunning", "B13", "DeleteVm of a running guest ÷ SIGKILL + wait + remove", "ratio", 1.5, 1.15, false},
 	{"DeleteRunningStub", "", "the same with a VMM that holds nothing and dies at once", "ratio", 0, 0, false},
 	{"ExitDetection", "B14", "SIGKILL of a VMM until GetVmInfo says SHUTDOWN (ms)", "ms", 50, 5, false},
+	{"Sampler/idle", "B16", "metering 1,000 processes ten times a second, log included, none active (% of a core)", "%core", 6, 3.5, false},
+	{"Sampler/active30", "B16", "the same, 30 % active", "%core", 6, 3.5, false},
+	{"Sampler/active100", "B16", "the same, all active", "%core", 12, 7, false},
+	{"Sampler/asked30", "B16", "the same, 30 % active, and the VMM is asked for its disks", "%core", 6, 3.5, false},
+	{"Sampler/active100", "B16", "how late a tick is, p99, all active (ms)", "p99-late-ms", 20, 2, false},
+	{"Sampler/active100", "B16", "ticks that allocate, allocations each", "allocs/tick", 0.01, 0, false},
 	{"TailUnderChurn", "B15", "p99 of GetVmInfo during 50 creates/s ÷ p99 when idle", "ratio", 4, 2, false},
 }
 

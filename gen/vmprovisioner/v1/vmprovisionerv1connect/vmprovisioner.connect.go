@@ -12,6 +12,7 @@ import (
 	connect "connectrpc.com/connect"
 	context "context"
 	errors "errors"
+	v11 "github.com/unkeyed/unkey/go/deploy/metald/gen/billing/v1"
 	v1 "github.com/unkeyed/unkey/go/deploy/metald/gen/vmprovisioner/v1"
 	http "net/http"
 	strings "strings"
@@ -53,6 +54,8 @@ const (
 	VmServiceRebootVmProcedure = "/vmprovisioner.v1.VmService/RebootVm"
 	// VmServiceGetVmInfoProcedure is the fully-qualified name of the VmService's GetVmInfo RPC.
 	VmServiceGetVmInfoProcedure = "/vmprovisioner.v1.VmService/GetVmInfo"
+	// VmServiceGetUsageProcedure is the fully-qualified name of the VmService's GetUsage RPC.
+	VmServiceGetUsageProcedure = "/vmprovisioner.v1.VmService/GetUsage"
 	// VmServiceListVmsProcedure is the fully-qualified name of the VmService's ListVms RPC.
 	VmServiceListVmsProcedure = "/vmprovisioner.v1.VmService/ListVms"
 	// VmServiceStreamConsoleProcedure is the fully-qualified name of the VmService's StreamConsole RPC.
@@ -62,7 +65,7 @@ const (
 // VmServiceClient is a client for the vmprovisioner.v1.VmService service.
 type VmServiceClient interface {
 	// CreateVm makes a VM: its record, its private disks and its VMM. The guest does not run yet.
-	// The same id with the same config answers as the first call did; with another config it is already_exists.
+	// The same id with the same config and tenant answers as the first call did; with another it is already_exists.
 	CreateVm(context.Context, *connect.Request[v1.CreateVmRequest]) (*connect.Response[v1.CreateVmResponse], error)
 	// DeleteVm removes a VM that is CREATED or SHUTDOWN with everything it had on this host; with force, any VM.
 	DeleteVm(context.Context, *connect.Request[v1.DeleteVmRequest]) (*connect.Response[v1.DeleteVmResponse], error)
@@ -79,6 +82,10 @@ type VmServiceClient interface {
 	RebootVm(context.Context, *connect.Request[v1.RebootVmRequest]) (*connect.Response[v1.RebootVmResponse], error)
 	// GetVmInfo returns what is known of a VM: config, observed state, measured usage.
 	GetVmInfo(context.Context, *connect.Request[v1.GetVmInfoRequest]) (*connect.Response[v1.GetVmInfoResponse], error)
+	// GetUsage returns what a VM used, or all VMs of a tenant, from metald's own ledger: so far, or in windows. VMs that are
+	// deleted count like others. Whole hours are kept for good; windows that begin or end within an hour, down to a second,
+	// for as long as the log of usage goes back, and then answer failed_precondition and say from when on there are some.
+	GetUsage(context.Context, *connect.Request[v11.GetUsageRequest]) (*connect.Response[v11.GetUsageResponse], error)
 	// ListVms returns the VMs in order of their creation, page by page.
 	ListVms(context.Context, *connect.Request[v1.ListVmsRequest]) (*connect.Response[v1.ListVmsResponse], error)
 	// StreamConsole sends what the guest wrote to its console: what metald has kept of it and, with follow, what
@@ -145,6 +152,12 @@ func NewVmServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...c
 			connect.WithSchema(vmServiceMethods.ByName("GetVmInfo")),
 			connect.WithClientOptions(opts...),
 		),
+		getUsage: connect.NewClient[v11.GetUsageRequest, v11.GetUsageResponse](
+			httpClient,
+			baseURL+VmServiceGetUsageProcedure,
+			connect.WithSchema(vmServiceMethods.ByName("GetUsage")),
+			connect.WithClientOptions(opts...),
+		),
 		listVms: connect.NewClient[v1.ListVmsRequest, v1.ListVmsResponse](
 			httpClient,
 			baseURL+VmServiceListVmsProcedure,
@@ -170,6 +183,7 @@ type vmServiceClient struct {
 	resumeVm      *connect.Client[v1.ResumeVmRequest, v1.ResumeVmResponse]
 	rebootVm      *connect.Client[v1.RebootVmRequest, v1.RebootVmResponse]
 	getVmInfo     *connect.Client[v1.GetVmInfoRequest, v1.GetVmInfoResponse]
+	getUsage      *connect.Client[v11.GetUsageRequest, v11.GetUsageResponse]
 	listVms       *connect.Client[v1.ListVmsRequest, v1.ListVmsResponse]
 	streamConsole *connect.Client[v1.StreamConsoleRequest, v1.StreamConsoleResponse]
 }
@@ -214,6 +228,11 @@ func (c *vmServiceClient) GetVmInfo(ctx context.Context, req *connect.Request[v1
 	return c.getVmInfo.CallUnary(ctx, req)
 }
 
+// GetUsage calls vmprovisioner.v1.VmService.GetUsage.
+func (c *vmServiceClient) GetUsage(ctx context.Context, req *connect.Request[v11.GetUsageRequest]) (*connect.Response[v11.GetUsageResponse], error) {
+	return c.getUsage.CallUnary(ctx, req)
+}
+
 // ListVms calls vmprovisioner.v1.VmService.ListVms.
 func (c *vmServiceClient) ListVms(ctx context.Context, req *connect.Request[v1.ListVmsRequest]) (*connect.Response[v1.ListVmsResponse], error) {
 	return c.listVms.CallUnary(ctx, req)
@@ -227,7 +246,7 @@ func (c *vmServiceClient) StreamConsole(ctx context.Context, req *connect.Reques
 // VmServiceHandler is an implementation of the vmprovisioner.v1.VmService service.
 type VmServiceHandler interface {
 	// CreateVm makes a VM: its record, its private disks and its VMM. The guest does not run yet.
-	// The same id with the same config answers as the first call did; with another config it is already_exists.
+	// The same id with the same config and tenant answers as the first call did; with another it is already_exists.
 	CreateVm(context.Context, *connect.Request[v1.CreateVmRequest]) (*connect.Response[v1.CreateVmResponse], error)
 	// DeleteVm removes a VM that is CREATED or SHUTDOWN with everything it had on this host; with force, any VM.
 	DeleteVm(context.Context, *connect.Request[v1.DeleteVmRequest]) (*connect.Response[v1.DeleteVmResponse], error)
@@ -244,6 +263,10 @@ type VmServiceHandler interface {
 	RebootVm(context.Context, *connect.Request[v1.RebootVmRequest]) (*connect.Response[v1.RebootVmResponse], error)
 	// GetVmInfo returns what is known of a VM: config, observed state, measured usage.
 	GetVmInfo(context.Context, *connect.Request[v1.GetVmInfoRequest]) (*connect.Response[v1.GetVmInfoResponse], error)
+	// GetUsage returns what a VM used, or all VMs of a tenant, from metald's own ledger: so far, or in windows. VMs that are
+	// deleted count like others. Whole hours are kept for good; windows that begin or end within an hour, down to a second,
+	// for as long as the log of usage goes back, and then answer failed_precondition and say from when on there are some.
+	GetUsage(context.Context, *connect.Request[v11.GetUsageRequest]) (*connect.Response[v11.GetUsageResponse], error)
 	// ListVms returns the VMs in order of their creation, page by page.
 	ListVms(context.Context, *connect.Request[v1.ListVmsRequest]) (*connect.Response[v1.ListVmsResponse], error)
 	// StreamConsole sends what the guest wrote to its console: what metald has kept of it and, with follow, what
@@ -306,6 +329,12 @@ func NewVmServiceHandler(svc VmServiceHandler, opts ...connect.HandlerOption) (s
 		connect.WithSchema(vmServiceMethods.ByName("GetVmInfo")),
 		connect.WithHandlerOptions(opts...),
 	)
+	vmServiceGetUsageHandler := connect.NewUnaryHandler(
+		VmServiceGetUsageProcedure,
+		svc.GetUsage,
+		connect.WithSchema(vmServiceMethods.ByName("GetUsage")),
+		connect.WithHandlerOptions(opts...),
+	)
 	vmServiceListVmsHandler := connect.NewUnaryHandler(
 		VmServiceListVmsProcedure,
 		svc.ListVms,
@@ -336,6 +365,8 @@ func NewVmServiceHandler(svc VmServiceHandler, opts ...connect.HandlerOption) (s
 			vmServiceRebootVmHandler.ServeHTTP(w, r)
 		case VmServiceGetVmInfoProcedure:
 			vmServiceGetVmInfoHandler.ServeHTTP(w, r)
+		case VmServiceGetUsageProcedure:
+			vmServiceGetUsageHandler.ServeHTTP(w, r)
 		case VmServiceListVmsProcedure:
 			vmServiceListVmsHandler.ServeHTTP(w, r)
 		case VmServiceStreamConsoleProcedure:
@@ -379,6 +410,10 @@ func (UnimplementedVmServiceHandler) RebootVm(context.Context, *connect.Request[
 
 func (UnimplementedVmServiceHandler) GetVmInfo(context.Context, *connect.Request[v1.GetVmInfoRequest]) (*connect.Response[v1.GetVmInfoResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vmprovisioner.v1.VmService.GetVmInfo is not implemented"))
+}
+
+func (UnimplementedVmServiceHandler) GetUsage(context.Context, *connect.Request[v11.GetUsageRequest]) (*connect.Response[v11.GetUsageResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("vmprovisioner.v1.VmService.GetUsage is not implemented"))
 }
 
 func (UnimplementedVmServiceHandler) ListVms(context.Context, *connect.Request[v1.ListVmsRequest]) (*connect.Response[v1.ListVmsResponse], error) {

@@ -87,7 +87,7 @@ var values = map[string]func(*options, string) error{
 	"-device":   (*options).addDevice,
 	"-netdev":   (*options).addNetdev,
 	"-object":   (*options).addObject,
-	"-action":   func(_ *options, v string) error { return oneOf(v, "panic=none") },
+	"-action":   func(_ *options, v string) error { return oneOf(v, "panic=none,shutdown=pause") },
 }
 
 func parse(args []string) (*options, error) {

@@ -15,7 +15,7 @@ func (v *vmm) guest() {
 	}
 	if v.opts.accel == "kvm" && v.opts.initrd == "" && len(v.opts.disks) == 0 {
 		v.console.say("VFS: Unable to mount root fs on unknown-block(0,0)")
-		v.shutdown(true, "guest-reset")
+		v.guestEnds("guest-reset")
 		return
 	}
 	v.mu.Lock()
@@ -106,15 +106,15 @@ func (v *vmm) end(how string) {
 	switch how {
 	case guest.ExitPowerOff:
 		v.console.say(guest.PoweringOff)
-		v.shutdown(true, "guest-shutdown")
+		v.guestEnds("guest-shutdown")
 	case guest.ExitReboot:
 		v.console.say(guest.Restarting)
-		v.shutdown(true, "guest-reset")
+		v.guestEnds("guest-reset")
 	case guest.ExitPanic:
 		v.console.say(guest.Panicking)
 		v.console.say("[    1.000000] Kernel panic - not syncing: sysrq triggered crash")
 		v.console.say("[    1.000001] ---[ end Kernel panic - not syncing: sysrq triggered crash ]---")
-		v.shutdown(true, "guest-reset")
+		v.guestEnds("guest-reset")
 	}
 }
 

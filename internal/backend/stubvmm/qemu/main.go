@@ -88,7 +88,7 @@ func (v *vmm) run() int {
 	case <-v.ended:
 	case s := <-signals:
 		fmt.Fprintf(os.Stderr, "qemu-system-x86_64: terminating on signal %d\n", s)
-		v.shutdown(false, "host-signal")
+		v.shutdown("host-signal")
 	}
 	v.close()
 	return 0

@@ -76,7 +76,7 @@ func (m *monitor) talk(conn net.Conn) {
 		}
 		m.write(conn, string(line))
 		if req.Execute == "quit" && !k.Hold {
-			m.vmm.shutdown(false, "host-qmp-quit")
+			m.vmm.shutdown("host-qmp-quit")
 		}
 	}
 }
@@ -128,6 +128,9 @@ func (m *monitor) answer(req request) map[string]any {
 	case "query-blockstats":
 		return result(v.blockStats())
 	case "cont":
+		if v.guestOver() {
+			return failure("GenericError", "Resetting the Virtual Machine is required")
+		}
 		v.cont()
 	case "stop":
 		v.stop()
@@ -152,7 +155,10 @@ func (v *vmm) blockStats() []map[string]any {
 	defer v.mu.Unlock()
 	all := []map[string]any{}
 	for i, d := range v.opts.disks {
-		stats := map[string]any{"rd_bytes": 1 << 20, "wr_bytes": 0, "rd_operations": 16, "wr_operations": 0}
+		stats := map[string]any{"rd_bytes": 0, "wr_bytes": 0, "rd_operations": 0, "wr_operations": 0}
+		if v.began { // a guest has read what it started from
+			stats["rd_bytes"], stats["rd_operations"] = 1<<20, 16
+		}
 		if i == 0 {
 			stats["wr_bytes"], stats["wr_operations"] = v.wrote, (v.wrote+(1<<20)-1)>>20
 		}

@@ -26,6 +26,7 @@ type vmm struct {
 	status  string
 	pressed bool // the power button
 	over    bool
+	began   bool  // the guest ran
 	wrote   int64 // bytes, to the first disk
 }
 
@@ -66,17 +67,18 @@ func listener(fd int) (*net.UnixListener, error) {
 	return l.(*net.UnixListener), nil
 }
 
-// cont lets the guest run. A guest that runs already is no event.
+// cont lets the guest run. A guest that runs already is no event. One that has ended would have to be reset first.
 func (v *vmm) cont() {
 	v.console.begin()
 	v.mu.Lock()
-	idle := v.status == "running" || v.over || v.knobs.NotRun
+	idle := v.status == "running" || v.status == "shutdown" || v.over || v.knobs.NotRun
 	v.mu.Unlock()
 	if idle {
 		return
 	}
 	v.event("RESUME", nil) // before the guest can do anything
 	v.mu.Lock()
+	v.began = true
 	v.setStatus("running")
 	v.mu.Unlock()
 	if v.knobs.Crash {
@@ -123,14 +125,35 @@ func (v *vmm) powerdown() {
 	v.changed.Broadcast()
 }
 
-// shutdown ends the machine. QEMU runs with -no-reboot, so a reset ends it too.
-func (v *vmm) shutdown(byGuest bool, reason string) {
+// guestEnds stops the machine: QEMU runs with -action shutdown=pause, and with -no-reboot, so a reset does so too. It
+// waits then to be told to quit.
+func (v *vmm) guestEnds(reason string) {
+	v.mu.Lock()
+	ends := !v.over && v.status == "running"
+	if ends {
+		v.setStatus("shutdown")
+	}
+	v.mu.Unlock()
+	if ends {
+		v.event("SHUTDOWN", map[string]any{"guest": true, "reason": reason})
+		v.event("STOP", nil)
+	}
+}
+
+func (v *vmm) guestOver() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.status == "shutdown"
+}
+
+// shutdown ends the VMM.
+func (v *vmm) shutdown(reason string) {
 	v.mu.Lock()
 	first := !v.over
 	v.over = true
 	v.mu.Unlock()
 	if first {
-		v.event("SHUTDOWN", map[string]any{"guest": byGuest, "reason": reason})
+		v.event("SHUTDOWN", map[string]any{"guest": false, "reason": reason})
 		close(v.ended)
 	}
 }

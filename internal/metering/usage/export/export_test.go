@@ -1,7 +1,6 @@
 package export
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/csv"
 	"encoding/hex"
@@ -9,13 +8,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/unkeyed/unkey/go/deploy/metald/internal/billing/store"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
 )
 
-type rows []store.HourRow
+type rows []Row
 
-func (r rows) Hours(_ context.Context, _, _ int64, f func(store.HourRow) error) error {
+func (r rows) each(f func(Row) error) error {
 	for _, row := range r {
 		if err := f(row); err != nil {
 			return err
@@ -25,7 +23,7 @@ func (r rows) Hours(_ context.Context, _, _ int64, f func(store.HourRow) error) 
 }
 
 func sample() rows {
-	row := store.HourRow{Incarnation: usage.Incarnation{Host: "h", VM: `v,"1"`, Epoch: 1<<64 - 1}, Customer: "c", Hour: 1_800_000_000}
+	row := Row{Incarnation: usage.Incarnation{Host: "h", VM: `v,"1"`, Epoch: 1<<64 - 1}, Customer: "c", Hour: 1_800_000_000}
 	row.Amount.Of[usage.Resident] = usage.Mul(1<<60, 1<<60)
 	row.Amount.Measured = usage.SetOf(usage.Resident, usage.CPU)
 	row.Amount.Incomplete = usage.SetOf(usage.CPU, usage.DiskRead)
@@ -34,7 +32,7 @@ func sample() rows {
 
 func TestCSV(t *testing.T) {
 	var out strings.Builder
-	sum, err := Write(t.Context(), &out, sample(), CSV, 0, 1)
+	sum, err := Write(&out, CSV, sample().each)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +59,7 @@ func TestCSV(t *testing.T) {
 
 func TestJSONLines(t *testing.T) {
 	var out strings.Builder
-	if _, err := Write(t.Context(), &out, sample(), JSONL, 0, 1); err != nil {
+	if _, err := Write(&out, JSONL, sample().each); err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(out.String()) {
@@ -73,7 +71,7 @@ func TestJSONLines(t *testing.T) {
 			t.Errorf("%v: what is unknown is null, and what is zero is not", got)
 		}
 	}
-	if _, err := Write(t.Context(), &out, sample(), "xml", 0, 1); err == nil {
+	if _, err := Write(&out, "xml", sample().each); err == nil {
 		t.Error("an unknown format is written")
 	}
 }
