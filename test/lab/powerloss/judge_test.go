@@ -40,7 +40,7 @@ func TestJudge(t *testing.T) {
 		"late, as the host was":     {busy, closed(900, 903), ""},
 		"less than was counted":     {loss(), closed(920, 919), "had counted"},
 		"more than can be":          {loss(), closed(990, 1011), "can have counted"},
-		"not as the ticks sum up":   {loss(), other, "its last durable tick was"},
+		"not as the ticks sum up":   {loss(), other, "of its ticks the last"},
 		"not closed":                {loss(), open, "is open"},
 		"after the last word":       {loss(), closed(1005, 1006), ""},
 		"nothing heard, and a tick": {Loss{Killed: 500 * ms}, closed(400, 90), ""},

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	pb "github.com/unkeyed/unkey/go/deploy/metald/gen/vmprovisioner/v1"
 	"github.com/unkeyed/unkey/go/deploy/metald/test/lab"
 )
 
@@ -47,7 +48,7 @@ func TestMeteredHostLosesPower(t *testing.T) {
 // judge looks at all that a loss of power has ended. before is the last epoch that an earlier boot was given.
 func judge(t *testing.T, l Loss, r Recovery, before uint64) (all []Verdict) {
 	t.Helper()
-	for _, bad := range append(r.Before.Bad, r.After.Bad...) {
+	for _, bad := range slices.Concat(r.Before.Bad, r.After.Bad, r.Said) {
 		t.Error(bad)
 	}
 	found := map[string]bool{}
@@ -80,11 +81,13 @@ func judge(t *testing.T, l Loss, r Recovery, before uint64) (all []Verdict) {
 		}
 	}
 	for _, vm := range r.VMs {
-		if vm.State != "VM_STATE_SHUTDOWN" && vm.State != "VM_STATE_CREATED" {
+		if vm.State != pb.VmState_VM_STATE_SHUTDOWN.String() {
 			t.Errorf("%s is %s after its host lost power", vm.ID, vm.State)
 		}
+		if vm.CPU != billed[vm.ID] {
+			t.Errorf("%s used %d ns of CPU time by GetUsage, and %d by the ends of its incarnations", vm.ID, vm.CPU, billed[vm.ID])
+		}
 	}
-	_ = billed
 	return all
 }
 

@@ -12,6 +12,7 @@ import (
 const (
 	Disk     = "/lab" // the mount of the one disk that is written to
 	State    = Disk + "/state"
+	UsageLog = State + "/usage.wal"
 	Assets   = Disk + "/guests"
 	PlainLog = Disk + "/plain" // a log that nobody but this package writes
 )

@@ -30,14 +30,14 @@ type Recovery struct {
 	After  Log    // as metald left it, which was started and stopped
 	Ready  int64  // how long metald took to answer, in ns
 	VMs    []VM
-	Audit  string // what `metald usage audit` says
+	Said   []string // what `metald wal verify`, before it started, and `metald usage audit` say, if they are not content
 	Failed string `json:",omitempty"`
 }
 
 // VM is what metald says of a VM after its host has lost power.
 type VM struct {
 	ID, State, Reason string
-	CPU               uint64 // ns in all its incarnations
+	CPU               uint64 // ns in all its incarnations, as GetUsage answers
 }
 
 // Log is a log of usage, read by this package and not by metald.
