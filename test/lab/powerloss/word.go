@@ -31,7 +31,7 @@ type Recovery struct {
 	Ready  int64  // how long metald took to answer, in ns
 	VMs    []VM
 	Said   []string // what `metald wal verify`, before it started, and `metald usage audit` say, if they are not content
-	Failed string `json:",omitempty"`
+	Failed string   `json:",omitempty"`
 }
 
 // VM is what metald says of a VM after its host has lost power.
