@@ -37,7 +37,8 @@ type Config struct {
 	// Quick is for who boots often: it takes a third of the time. There is no systemd and nothing of what it does: no udev, no
 	// journal, no services, no Machine.Test; the agent's parent is a shell, and everything is in the root cgroup, whose
 	// controllers are all passed on. The root disk cannot be written to; /tmp and /run are memory; /lab, the second
-	// disk, is as ever. Kernel, modules, KVM and cgroup v2 are those of the slow boot.
+	// disk, is as ever. The modules loop and vhost_vsock are not loaded. Kernel, KVM and cgroup v2 are those of the slow
+	// boot.
 	Quick bool
 }
 

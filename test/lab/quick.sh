@@ -21,7 +21,7 @@ $bb mkdir -p $root/dev/pts $root/dev/shm $root/dev/virtio-ports
 $bb mount -t devpts devpts $root/dev/pts
 $bb mount -t tmpfs -o mode=1777 shm $root/dev/shm
 
-$bb chroot $root modprobe -a virtio_console kvm_amd tun loop vhost_vsock
+$bb chroot $root modprobe -a virtio_console kvm_amd tun
 $bb chroot $root sh -c 'chgrp kvm /dev/kvm && chmod 0660 /dev/kvm; ip link set lo up'
 for controller in $($bb cat $root/sys/fs/cgroup/cgroup.controllers); do
 	echo "+$controller" >$root/sys/fs/cgroup/cgroup.subtree_control
