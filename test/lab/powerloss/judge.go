@@ -91,6 +91,9 @@ func (l Loss) truth(closed Life) (least, most uint64) {
 			least = uint64(w.CPU[closed.VM])
 		}
 	}
-	last := l.last()
-	return least, uint64(last.CPU[closed.VM] + max(0, l.Killed-max(last.Mono, closed.Start)))
+	since, counted := closed.Start, int64(0) // of a VMM that the host has not spoken of
+	if cpu, ok := l.last().CPU[closed.VM]; ok {
+		since, counted = l.last().Mono, cpu
+	}
+	return least, uint64(counted + max(0, l.Killed-since))
 }

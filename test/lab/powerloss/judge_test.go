@@ -27,6 +27,10 @@ func TestJudge(t *testing.T) {
 	busy.Words[len(busy.Words)-1].Mono += 40 * ms // it spoke late
 	other := closed(950, 951)
 	other.FinalCPU++
+	young := closed(950, 40)
+	young.VM, young.Start = "b", 900*ms
+	greedy := young
+	greedy.CPU, greedy.FinalCPU = uint64(111*ms), uint64(111*ms)
 	open := closed(950, 951)
 	open.Ended = false
 	for name, c := range map[string]struct {
@@ -41,6 +45,8 @@ func TestJudge(t *testing.T) {
 		"less than was counted":     {loss(), closed(920, 919), "had counted"},
 		"more than can be":          {loss(), closed(990, 1011), "can have counted"},
 		"not as the ticks sum up":   {loss(), other, "of its ticks the last"},
+		"young":                     {loss(), young, ""},
+		"young and greedy":          {loss(), greedy, "can have counted"},
 		"not closed":                {loss(), open, "is open"},
 		"after the last word":       {loss(), closed(1005, 1006), ""},
 		"nothing heard, and a tick": {Loss{Killed: 500 * ms}, closed(400, 90), ""},
