@@ -71,10 +71,6 @@ func (p *Process) verify() error {
 func (p *Process) verifyExecutable() error {
 	want := Executable{Device: p.id.ExeDevice, Inode: p.id.ExeInode}
 	via := Executable{Device: p.id.ViaDevice, Inode: p.id.ViaInode}
-	gate, err := statExecutable(gateShell)
-	if err != nil {
-		return err
-	}
 	most := endWait
 	if via != (Executable{}) {
 		most = jailWait
@@ -87,7 +83,7 @@ func (p *Process) verifyExecutable() error {
 		if exe == want {
 			return nil
 		}
-		if exe != gate && exe != via || time.Now().After(deadline) {
+		if exe != via && !isGate(p.id.PID, exe) || time.Now().After(deadline) {
 			return p.putDown()
 		}
 		waitEnd(p.pidfd, time.Millisecond)

@@ -203,6 +203,11 @@ func TestGateJoinsFirst(t *testing.T) {
 	tasks := filepath.Join(dir, "tasks")
 	c := sleepCommand(t)
 	c.Joins = []string{tasks, filepath.Join(dir, "a b")}
+	for _, file := range c.Joins {
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	p, err := s.Start(t.Context(), c, accept)
 	if err != nil {
 		t.Fatal(err)
@@ -210,7 +215,7 @@ func TestGateJoinsFirst(t *testing.T) {
 	cleanUp(t, p)
 	awaitExec(t, p)
 	for _, file := range c.Joins {
-		if wrote, err := os.ReadFile(file); err != nil || string(wrote) != "0\n" {
+		if wrote, err := os.ReadFile(file); err != nil || strings.TrimSpace(string(wrote)) != "0" {
 			t.Errorf("%s: %q, %v", file, wrote, err)
 		}
 	}
@@ -219,7 +224,7 @@ func TestGateJoinsFirst(t *testing.T) {
 	c.Stderr = filepath.Join(dir, "stderr")
 	p, err = s.Start(t.Context(), c, accept)
 	if err != nil {
-		return // the gate had ended before it was opened
+		t.Fatal(err)
 	}
 	select {
 	case <-p.Exited():

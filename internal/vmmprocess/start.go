@@ -55,23 +55,6 @@ const (
 	FirstFileAtRoot = 5
 )
 
-// gateScript waits for a line on fd 3 and then becomes the VMM, so pid and start ticks stay the same. If metald
-// dies before it wrote the line, the pipe closes, read fails, and the gate ends. Shells put variables of their
-// own into the environment, which the VMM must not get (bash cannot be kept from SHLVL=0 and _, dash can). No
-// core file: it would hold the guest's memory. Where memory runs out, a VMM goes before metald, whose service may
-// be protected (OOMScoreAdjust) and be inherited from.
-const (
-	gateShell  = "/bin/sh"
-	gateScript = gateJoins + `ulimit -c 0; { echo 500 >/proc/self/oom_score_adj; } 2>/dev/null; unset PWD OLDPWD SHLVL; read -r go <&3 && exec 3<&- && exec "$@"`
-	gateName   = "metald-gate"
-
-	// gateScriptAt does so in the directory that is open as fd 4. cd sets variables again.
-	gateScriptAt = gateJoins + `ulimit -c 0; { echo 500 >/proc/self/oom_score_adj; } 2>/dev/null; read -r go <&3 && exec 3<&- && cd /proc/self/fd/4 && exec 4<&- && unset PWD OLDPWD SHLVL && exec "$@"`
-
-	// gateJoins enters the groups that come first among the arguments, up to an empty one.
-	gateJoins = `while [ "$1" ]; do echo 0 >"$1" || exit 126; shift; done; shift; `
-)
-
 // Start starts a process that can do nothing until commit has returned nil: the start gate. Commit gets the
 // identity that the VMM is going to have, and is to make it durable; so there is never a live VMM without a
 // record. The gate is loaded while commit runs.
@@ -80,7 +63,7 @@ const (
 // ctx, nor on metald: it has its own session and no death signal. A VMM that cannot be executed after all ends
 // with exit code 126 or 127 and a line in Stderr.
 //
-// Command.Env with PWD, OLDPWD or SHLVL is refused: the gate's shell would change them.
+// Command.Env with PWD, OLDPWD or SHLVL is refused: a gate that is a shell would change them.
 func (s *Supervisor) Start(ctx context.Context, c Command, commit func(types.ProcessIdentity) error) (*Process, error) {
 	p, err := s.start(ctx, c, commit)
 	if err != nil {
@@ -97,12 +80,12 @@ func (s *Supervisor) start(ctx context.Context, c Command, commit func(types.Pro
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	p, gate, err := s.spawn(c)
+	p, leave, err := s.spawn(c)
 	if err != nil {
 		return nil, err
 	}
-	defer gate.Close()
-	if err := p.pass(ctx, gate, id, commit); err != nil {
+	defer leave.Close()
+	if err := p.pass(ctx, leave, id, c, commit); err != nil {
 		p.abort()
 		return nil, err
 	}
@@ -111,43 +94,45 @@ func (s *Supervisor) start(ctx context.Context, c Command, commit func(types.Pro
 
 // spawn starts the gate. It returns the end of the pipe that lets it go on.
 func (s *Supervisor) spawn(c Command) (*Process, *os.File, error) {
-	wait, gate, err := os.Pipe() // close-on-exec, like every file of metald
+	wait, leave, err := os.Pipe() // close-on-exec, like every file of metald
 	if err != nil {
 		return nil, nil, err
 	}
 	defer wait.Close()
 	std, err := c.openStd()
 	if err != nil {
-		gate.Close()
+		leave.Close()
 		return nil, nil, err
 	}
 	defer std.close()
 	pidfd := -1
-	pid, err := syscall.ForkExec(gateShell, c.argv(), &syscall.ProcAttr{
+	fds := c.fds(std, wait)
+	path := s.gate.path(len(fds))
+	pid, err := syscall.ForkExec(path, s.gate.argv(c), &syscall.ProcAttr{
 		Dir:   c.dir(),
 		Env:   c.Env,
-		Files: c.fds(std, wait),
+		Files: s.gate.files(fds),
 		Sys:   c.attributes(&pidfd),
 	})
 	runtime.KeepAlive(c.Files)
 	runtime.KeepAlive(c.Root)
 	runtime.KeepAlive(c.BornIn)
 	if err != nil {
-		err = &os.PathError{Op: "fork/exec", Path: gateShell, Err: err}
+		err = &os.PathError{Op: "fork/exec", Path: path, Err: err}
 	} else if pidfd < 0 {
 		err = errors.Join(errors.New("the kernel has no pidfds; metald needs Linux 5.4"), killChild(pid))
 	}
 	if err != nil {
-		gate.Close()
+		leave.Close()
 		return nil, nil, err
 	}
 	p := &Process{s: s, child: true, told: true, exited: make(chan struct{}), pidfd: pidfd}
 	p.id.PID, p.id.BootID = pid, s.bootID
-	return p, gate, nil
+	return p, leave, nil
 }
 
 // pass commits the identity of the process, watches it and opens the gate, in this order.
-func (p *Process) pass(ctx context.Context, gate *os.File, id types.ProcessIdentity, commit func(types.ProcessIdentity) error) error {
+func (p *Process) pass(ctx context.Context, leave *os.File, id types.ProcessIdentity, c Command, commit func(types.ProcessIdentity) error) error {
 	st, err := readStat(p.id.PID)
 	if err != nil {
 		return err
@@ -163,8 +148,9 @@ func (p *Process) pass(ctx context.Context, gate *os.File, id types.ProcessIdent
 	if err := p.s.watch(p); err != nil {
 		return err
 	}
-	if _, err := gate.WriteString("go\n"); err != nil {
-		return fmt.Errorf("the start gate has ended: %w", err)
+	// A gate that has ended could not join its groups, and said so: its end is seen as that of one which ends now.
+	if _, err := leave.Write(p.s.gate.leave(c, c.numFiles())); err != nil && !errors.Is(err, syscall.EPIPE) {
+		return fmt.Errorf("open the start gate: %w", err)
 	}
 	return nil
 }
@@ -193,18 +179,6 @@ func killChild(pid int) error {
 	}
 }
 
-func (c Command) argv() []string {
-	script := gateScript
-	if c.Root != nil {
-		script = gateScriptAt
-	}
-	if c.lowersFiles() {
-		script = fmt.Sprintf("ulimit -n %d || exit 126; ", c.MaxOpenFiles) + script
-	}
-	argv := append([]string{gateShell, "-c", script, gateName}, c.Joins...)
-	return append(append(argv, "", c.Path), c.Args...)
-}
-
 func (c Command) lowersFiles() bool {
 	var has unix.Rlimit
 	return c.MaxOpenFiles != 0 && (unix.Getrlimit(unix.RLIMIT_NOFILE, &has) != nil || has.Max >= c.MaxOpenFiles)
@@ -217,11 +191,20 @@ func (c Command) dir() string {
 	return filepath.Clean(c.Dir)
 }
 
+// numFiles is how many files the process has beside the gate's own.
+func (c Command) numFiles() int {
+	if c.Root != nil {
+		return FirstFileAtRoot + len(c.Files)
+	}
+	return FirstFile + len(c.Files)
+}
+
 func (c Command) fds(std stdFiles, wait *os.File) []uintptr {
 	out, err := std.out.Fd(), std.err.Fd()
 	_ = unix.SetNonblock(int(out), true) // Fd may make it wait, as a full FIFO must not; a file never does
 	_ = unix.SetNonblock(int(err), true)
-	fds := []uintptr{std.in.Fd(), out, err, wait.Fd()}
+	fds := make([]uintptr, 0, c.numFiles()+1)
+	fds = append(fds, std.in.Fd(), out, err, wait.Fd())
 	if c.Root != nil {
 		fds = append(fds, c.Root.Fd())
 	}

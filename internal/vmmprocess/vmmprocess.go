@@ -20,6 +20,7 @@ import (
 type Supervisor struct {
 	log    *slog.Logger
 	bootID string
+	gate   gate
 	poller *epoll.Poller[*Process]
 }
 
@@ -37,7 +38,11 @@ func New(log *slog.Logger) (*Supervisor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch VMM processes: %w", err)
 	}
-	return &Supervisor{log: log, bootID: bootID, poller: poller}, nil
+	gate, err := newGate()
+	if err != nil {
+		log.Info("the start gate of VMMs is a shell, which takes them half a millisecond longer", "reason", err)
+	}
+	return &Supervisor{log: log, bootID: bootID, gate: gate, poller: poller}, nil
 }
 
 // BootID is that of the host, as handles name it.

@@ -16,6 +16,7 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/billing/raw"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/billing/receiver"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/billing/store"
+	usageexport "github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage/export"
 )
 
 // auditor audits the ledger that billaged writes, beside that work.
@@ -83,7 +84,7 @@ func (a *auditor) audit(ctx context.Context) (records int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	kept, err := export.Write(ctx, io.Discard, frozen, export.CSV, 0, math.MaxInt64)
+	kept, err := export.Write(ctx, io.Discard, frozen, usageexport.CSV, 0, math.MaxInt64)
 	if err := errors.Join(err, frozen.Close()); err != nil {
 		return 0, err
 	}

@@ -50,7 +50,7 @@ func (l *Ledger) Audit(ctx context.Context) (Audit, error) {
 	if err := m.accounts(v.tx, l.unzip, b); err != nil {
 		return Audit{}, err
 	}
-	if err := l.read(ctx, m.position, v.position, b, math.MaxInt64, func() bool { return false }); err != nil {
+	if err := l.read(ctx, m.position, v.position, b, math.MaxInt64, func(uint64) bool { return false }); err != nil {
 		return Audit{}, err
 	}
 	audit := Audit{First: m.position + 1, Last: v.position}

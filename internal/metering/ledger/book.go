@@ -1,6 +1,8 @@
 package ledger
 
 import (
+	"math"
+
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/record"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
 )
@@ -52,6 +54,8 @@ type book struct {
 	at       usage.Time          // of the newest record that has a time
 	last     uint64              // the highest epoch
 	again    bool                // records may be of before what the book has
+	low      int64               // the earliest that the wall clock was since the last mark, ns
+	high     int64               // the latest that it ever was, or that something was placed at
 
 	wants  func(usage.Life) bool         // whether an incarnation is of interest
 	ended  func(epoch uint64) bool       // whether one ended before
@@ -67,20 +71,23 @@ var _ record.Sink = (*book)(nil)
 
 func newBook() *book {
 	return &book{
-		accounts: map[uint64]*account{},
-		wants:    func(usage.Life) bool { return true },
-		ended:    func(uint64) bool { return false },
-		opened:   func(*account) {},
-		closed:   func(*account) {},
-		placed:   func(*account, usage.Span) {},
-		found:    func(*account, usage.Finding) {},
+		accounts: map[uint64]*account{}, low: math.MaxInt64, high: math.MinInt64,
+		wants:  func(usage.Life) bool { return true },
+		ended:  func(uint64) bool { return false },
+		opened: func(*account) {},
+		closed: func(*account) {},
+		placed: func(*account, usage.Span) {},
+		found:  func(*account, usage.Finding) {},
 	}
 }
 
 // put adds an account as it was at some moment.
 func (b *book) put(life usage.Life, meter usage.Meter, quarantined uint64) *account {
 	a := &account{life: life, meter: meter, quarantined: quarantined}
-	a.place = func(s usage.Span) { b.placed(a, s) }
+	a.place = func(s usage.Span) {
+		b.high = max(b.high, s.From.Wall+s.To.Mono-s.From.Mono) // which is not To.Wall where the clock was set
+		b.placed(a, s)
+	}
 	b.accounts[life.Incarnation.Epoch] = a
 	b.last = max(b.last, life.Incarnation.Epoch)
 	return a
@@ -201,5 +208,6 @@ func (b *book) Signed(record.Signature) {}
 func (b *book) now(at usage.Time) {
 	if at != (usage.Time{}) {
 		b.at = at
+		b.low, b.high = min(b.low, at.Wall), max(b.high, at.Wall)
 	}
 }

@@ -39,6 +39,7 @@ type state struct {
 	Checkpoint uint64 // counts the times that the file was saved
 	At         usage.Time
 	Last       uint64 // the highest epoch
+	Low, High  int64  // of the wall clock: see book
 }
 
 // savedLife is what is kept of an incarnation for good.

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage/export"
 )
@@ -127,10 +125,4 @@ func (v *view) life(epoch uint64) (usage.Life, error) {
 	}
 	saved, err := readLife(v.tx, epoch)
 	return saved.Life, err
-}
-
-// size is for tests and benchmarks: bytes of the file that are in use.
-func (l *Ledger) size() (n int64) {
-	_ = l.db.View(func(tx *bbolt.Tx) error { n = tx.Size(); return nil })
-	return n
 }

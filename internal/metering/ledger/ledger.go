@@ -34,9 +34,9 @@ type Config struct {
 	Logger *slog.Logger
 	Now    func() time.Time
 
-	// SaveEvery is how often the ledger is saved: 5 s. What came since is read from the log again after a crash.
+	// SaveEvery is how often the ledger is saved: 10 s. What came since is read from the log again after a crash.
 	SaveEvery time.Duration
-	// MarkEvery is how far marks lie apart: 10 min. A window within an hour is made by reading the log from a mark on.
+	// MarkEvery is how far marks lie apart: 2 min. A window within an hour is made by reading the log from a mark on.
 	MarkEvery time.Duration
 	// Retention is how long the log is kept for windows within an hour: 24 h.
 	Retention time.Duration
@@ -45,8 +45,8 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
-	c.SaveEvery = cmp.Or(c.SaveEvery, 5*time.Second)
-	c.MarkEvery = cmp.Or(c.MarkEvery, 10*time.Minute)
+	c.SaveEvery = cmp.Or(c.SaveEvery, 10*time.Second)
+	c.MarkEvery = cmp.Or(c.MarkEvery, 2*time.Minute)
 	c.Retention = cmp.Or(c.Retention, 24*time.Hour)
 	c.ReplayBytes = cmp.Or(c.ReplayBytes, 256<<20)
 	if c.Logger == nil {

@@ -16,12 +16,14 @@ import (
 // mark is the state of all meters after a record: from there on the log can be read again.
 type mark struct {
 	position uint64
-	wall     int64 // ns; nothing that was placed before the mark lies after it
+	wall     int64 // ns of the wall clock, at the mark
+	low      int64 // the earliest that it was since the mark before
+	high     int64 // the latest that it ever was: nothing that was placed before the mark lies after it
 	meters   []byte
 }
 
 // saveMark adds a mark, if the last one is old enough, and removes those that are too old to be of use.
-func (l *Ledger) saveMark(tx *bbolt.Tx, s state) error {
+func (l *Ledger) saveMark(tx *bbolt.Tx, s *state) error {
 	marks := tx.Bucket(marksBucket)
 	last, _ := lastMark(tx, math.MaxInt64)
 	if last != nil && s.At.Wall < last.wall+int64(l.cfg.MarkEvery) && s.At.Wall >= last.wall {
@@ -34,13 +36,16 @@ func (l *Ledger) saveMark(tx *bbolt.Tx, s state) error {
 	meters := map[uint64]savedMeter{}
 	for epoch, a := range l.book.accounts {
 		meters[epoch] = savedMeter{a.meter, a.quarantined}
-		wall = max(wall, a.meter.Totals.At.Wall)
 	}
 	text, err := json.Marshal(meters)
 	if err != nil {
 		return err
 	}
-	value := binary.BigEndian.AppendUint64(nil, uint64(wall))
+	var value []byte
+	for _, n := range []int64{wall, s.Low, s.High} {
+		value = binary.BigEndian.AppendUint64(value, uint64(n))
+	}
+	s.Low = math.MaxInt64
 	if err := marks.Put(number(s.Position), l.zip.EncodeAll(text, value)); err != nil {
 		return err
 	}
@@ -62,15 +67,39 @@ func (l *Ledger) forgetMarks(tx *bbolt.Tx, now int64) error {
 	return nil
 }
 
-// lastMark returns the last mark before which nothing lies after wall; nil if there is none.
+// lastMark returns the last mark at which the wall clock was not after wall; nil if there is none.
 func lastMark(tx *bbolt.Tx, wall int64) (*mark, error) {
+	return findMark(tx, func(m *mark) bool { return m.wall <= wall })
+}
+
+// marksFor returns the mark from which on the log is to be read for what lies in [start, end), ns of the wall clock; nil
+// if there is none. At no record after until was the clock before end, whoever set it.
+func (v *view) marksFor(start, end int64) (from *mark, until uint64, err error) {
+	if until = v.position; v.low >= end {
+		last, err := findMark(v.tx, func(m *mark) bool { return m.low < end })
+		if err != nil {
+			return nil, 0, err
+		}
+		if until = 0; last != nil {
+			until = last.position
+		}
+	}
+	from, err = findMark(v.tx, func(m *mark) bool { return m.high <= start })
+	if from == nil && err == nil { // the clock was once far ahead
+		from, err = lastMark(v.tx, start)
+	}
+	return from, until, err
+}
+
+// findMark returns the last mark that is as it should be; nil if there is none.
+func findMark(tx *bbolt.Tx, is func(*mark) bool) (*mark, error) {
 	c := tx.Bucket(marksBucket).Cursor()
 	for k, v := c.Last(); k != nil; k, v = c.Prev() {
 		m, err := readMark(k, v)
 		if err != nil {
 			return nil, err
 		}
-		if m.wall <= wall {
+		if is(m) {
 			return m, nil
 		}
 	}
@@ -78,10 +107,11 @@ func lastMark(tx *bbolt.Tx, wall int64) (*mark, error) {
 }
 
 func readMark(k, v []byte) (*mark, error) {
-	if len(v) < 8 {
+	if len(v) < 24 {
 		return nil, errors.New("the ledger is damaged: a mark is too short")
 	}
-	return &mark{head(k), int64(binary.BigEndian.Uint64(v)), v[8:]}, nil
+	number := func(at int) int64 { return int64(binary.BigEndian.Uint64(v[at:])) }
+	return &mark{position: head(k), wall: number(0), low: number(8), high: number(16), meters: v[24:]}, nil
 }
 
 // accounts puts those of the mark into a book that it wants.

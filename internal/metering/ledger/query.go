@@ -96,6 +96,7 @@ func (l *Ledger) Usage(ctx context.Context, q Query) (Answer, error) {
 type view struct {
 	tx       *bbolt.Tx
 	position uint64 // number of the last record that is in it
+	low      int64  // the earliest that the wall clock was since the last mark, ns
 	unsaved  map[uint64]*account
 	places   map[uint64]map[int64]row
 }
@@ -114,6 +115,7 @@ func (l *Ledger) view(wants func(usage.Life) bool) (*view, error) {
 		v.close()
 		return nil, err
 	}
+	v.low = min(saved.Low, l.book.low)
 	if saved.Checkpoint != l.state.Checkpoint { // it was saved this moment: the file has everything
 		return v, nil
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"math"
-	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -16,9 +15,8 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/wal"
 )
 
-// replay reads the log of some hours again, and lays what q asks for over the windows of s. What it finds in each hour
-// has to be what the ledger has, to the last byte. If it is not, the wall clock may have been set near the hours' edges:
-// then it looks further around them.
+// replay reads the log of some hours again, as far as q asks for them, and lays what it finds over the windows of s.
+// What it finds in an hour that is asked for as a whole has to be what the ledger has, to the last byte.
 func (l *Ledger) replay(ctx context.Context, v *view, q Query, r hours, s *sheet) error {
 	select {
 	case l.replays <- struct{}{}:
@@ -26,56 +24,41 @@ func (l *Ledger) replay(ctx context.Context, v *view, q Query, r hours, s *sheet
 	case <-ctx.Done():
 		return canceled(ctx)
 	}
-	var err error
-	for _, around := range []int64{0, hourSeconds, 24 * hourSeconds} {
-		part := *s
-		part.windows = slices.Clone(s.windows)
-		err = l.replayFrom(ctx, v, q, r, &part, around)
-		if err == nil {
-			*s = part
-		}
-		if !errors.Is(err, errDiffers) {
-			break
-		}
+	start, end := max(r.from, s.from), min(r.to, s.to)
+	m, until, err := v.marksFor(start*1e9, end*1e9)
+	if err != nil {
+		return err
+	}
+	if m == nil {
+		return l.tooOld(ctx, v)
+	}
+	b, again := newBook(), map[uint64]map[int64]row{}
+	whole := hours{usage.Window(start+hourSeconds-1, hourSeconds), usage.Window(end, hourSeconds)}
+	b.wants = q.wants
+	b.placed = func(a *account, span usage.Span) {
+		s.lay(span, r)
+		tally(again, a, span, whole)
+	}
+	b.found = func(a *account, f usage.Finding) {
+		s.quarantined += s.inWindow(f.At.Wall, r)
+		tallyRow(again, a, findingHour(f), row{Quarantined: 1}, whole)
+	}
+	if err := m.accounts(v.tx, l.unzip, b); err != nil {
+		return err
+	}
+	done := func(at uint64) bool { return at >= until && b.passed(end*1e9) }
+	err = l.read(ctx, m.position, v.position, b, l.cfg.ReplayBytes, done)
+	if err == nil {
+		err = v.same(q, again, whole)
 	}
 	switch {
 	case errors.Is(err, errGone):
 		return l.tooOld(ctx, v)
 	case errors.Is(err, errDiffers):
-		return types.Errorf(types.KindPrecondition, "the log does not give what was billed for the hours from %s to %s any more, as it is damaged: for them there are windows of whole hours only",
+		return types.Errorf(types.KindPrecondition, "the log does not give what was billed from %s to %s any more, as it is damaged: for that there are windows of whole hours only",
 			time.Unix(r.from, 0).UTC().Format(time.RFC3339), time.Unix(r.to, 0).UTC().Format(time.RFC3339))
 	}
 	return err
-}
-
-// replayFrom is replay with records that are up to some seconds before and after the hours.
-func (l *Ledger) replayFrom(ctx context.Context, v *view, q Query, r hours, s *sheet, around int64) error {
-	m, err := lastMark(v.tx, (r.from-around)*1e9)
-	if err != nil {
-		return err
-	}
-	if m == nil {
-		return errGone
-	}
-	b := newBook()
-	b.wants = q.wants
-	again := map[uint64]map[int64]row{}
-	b.placed = func(a *account, span usage.Span) {
-		s.lay(span, r)
-		tally(again, a, span, r)
-	}
-	b.found = func(a *account, f usage.Finding) {
-		s.quarantined += s.inWindow(f.At.Wall, r)
-		tallyRow(again, a, findingHour(f), row{Quarantined: 1}, r)
-	}
-	if err := m.accounts(v.tx, l.unzip, b); err != nil {
-		return err
-	}
-	done := func() bool { return b.passed((r.to + around) * 1e9) }
-	if err := l.read(ctx, m.position, v.position, b, l.cfg.ReplayBytes, done); err != nil {
-		return err
-	}
-	return v.same(q, again, r)
 }
 
 var errDiffers = errors.New("the log does not give what the ledger has")
@@ -99,12 +82,12 @@ var errGone = errors.New("the log has that no more, or coarser")
 
 // read gives b the records of the log from after one to another, until done says that it has enough. It reads no more
 // bytes than budget.
-func (l *Ledger) read(ctx context.Context, after, last uint64, b *book, budget int64, done func() bool) error {
+func (l *Ledger) read(ctx context.Context, after, last uint64, b *book, budget int64, done func(at uint64) bool) error {
 	r := l.cfg.Log.NewReader(after)
 	defer r.Close()
 	var d record.Decoder
 	for at, n := after, 0; at < last; n++ {
-		if n%256 == 0 && at > after && done() {
+		if n%64 == 0 && at > after && done(at) {
 			return nil
 		}
 		e, err := r.Next(ctx)
@@ -150,6 +133,9 @@ func (s *sheet) inWindow(wall int64, r hours) uint64 {
 
 // tally adds a span to the rows of the hours of r.
 func tally(rows map[uint64]map[int64]row, a *account, span usage.Span, r hours) {
+	if r.from >= r.to {
+		return
+	}
 	usage.Split(span, usage.Hour, func(start int64, part usage.Amount) {
 		tallyRow(rows, a, start/1e9, row{Amount: part}, r)
 	})

@@ -40,18 +40,19 @@ type guest struct {
 
 // host writes a log as a sampler does, of VMs that it makes up.
 type host struct {
-	t      testing.TB
-	dir    string
-	log    *wal.Log
-	stop   func() error
-	enc    record.Encoder
-	at     usage.Time
-	epoch  uint64
-	guests []*guest
-	ended  []*guest
-	last   uint64 // record
-	rng    *rand.Rand
-	body   []byte
+	t       testing.TB
+	dir     string
+	segment int // bytes
+	log     *wal.Log
+	stop    func() error
+	enc     record.Encoder
+	at      usage.Time
+	epoch   uint64
+	guests  []*guest
+	ended   []*guest
+	last    uint64 // record
+	rng     *rand.Rand
+	body    []byte
 }
 
 // newHost makes an empty log. It ends with the test, or by close.
@@ -60,7 +61,7 @@ func newHost(t testing.TB, seed uint64) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &host{t: t, dir: dir, rng: rand.New(rand.NewPCG(seed, 1)), at: usage.Time{Mono: 5 * second, Wall: noon.UnixNano()}}
+	h := &host{t: t, dir: dir, segment: 64 << 10, rng: rand.New(rand.NewPCG(seed, 1)), at: usage.Time{Mono: 5 * second, Wall: noon.UnixNano()}}
 	h.open()
 	return h
 }
@@ -69,7 +70,7 @@ func (h *host) path() string { return filepath.Join(h.dir, "usage.db") }
 
 func (h *host) open() {
 	h.t.Helper()
-	log, err := wal.Open(filepath.Join(h.dir, "wal"), wal.Options{SegmentBytes: 64 << 10, ReserveBytes: 64 << 10, Label: []byte("test")})
+	log, err := wal.Open(filepath.Join(h.dir, "wal"), wal.Options{SegmentBytes: h.segment, ReserveBytes: 64 << 10, Label: []byte("test")})
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -16,7 +16,7 @@ func (l *Ledger) save() error {
 	if l.position == l.state.Position && bytes.Equal(l.hash[:], l.state.Hash) && l.state.Checkpoint > 0 {
 		return nil
 	}
-	next := state{Version: version, Position: l.position, Hash: bytes.Clone(l.hash[:]), Checkpoint: l.state.Checkpoint + 1, At: l.book.at, Last: l.book.last}
+	next := state{Version: version, Position: l.position, Hash: bytes.Clone(l.hash[:]), Checkpoint: l.state.Checkpoint + 1, At: l.book.at, Last: l.book.last, Low: l.book.low, High: l.book.high}
 	err := l.db.Update(func(tx *bbolt.Tx) error {
 		for _, a := range l.ended {
 			if err := errors.Join(saveEnded(tx, a), saveRows(tx, a)); err != nil {
@@ -28,7 +28,7 @@ func (l *Ledger) save() error {
 				return err
 			}
 		}
-		if err := l.saveMark(tx, next); err != nil {
+		if err := l.saveMark(tx, &next); err != nil {
 			return err
 		}
 		return putJSON(tx.Bucket(metaBucket), stateKey, next)
@@ -38,7 +38,7 @@ func (l *Ledger) save() error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.state = next
+	l.state, l.book.low = next, next.Low
 	clear(l.ended)
 	for _, a := range l.book.accounts {
 		a.saved = true
@@ -100,6 +100,9 @@ func (l *Ledger) load() error {
 		var err error
 		if l.state, err = readState(tx); err != nil {
 			return err
+		}
+		if l.state.Checkpoint > 0 {
+			l.book.low, l.book.high = l.state.Low, l.state.High
 		}
 		l.book.at, l.book.last, l.position = l.state.At, l.state.Last, l.state.Position
 		copy(l.hash[:], l.state.Hash)

@@ -1,6 +1,10 @@
 package record
 
-import "github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
+import (
+	"math/bits"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
+)
 
 // version is the first byte of each body.
 const version = 1
@@ -48,4 +52,25 @@ func (r *reader) diff(f usage.Field) uint64 {
 		return uint64(unzigzag(v>>1) << shift)
 	}
 	return uint64(unzigzag(v >> 1))
+}
+
+// diff128 writes is beyond was, modulo 2^128, with the sign in the lowest bit.
+func (w *writer) diff128(was, is usage.U128) {
+	d := minus(is, was)
+	sign := -(d.Hi >> 63)
+	w.u128(usage.U128{Hi: (d.Hi<<1 | d.Lo>>63) ^ sign, Lo: d.Lo<<1 ^ sign})
+}
+
+func (r *reader) diff128(was usage.U128) usage.U128 {
+	v := r.u128()
+	sign := -(v.Lo & 1)
+	lo, carry := bits.Add64(was.Lo, (v.Lo>>1|v.Hi<<63)^sign, 0)
+	hi, _ := bits.Add64(was.Hi, v.Hi>>1^sign, carry)
+	return usage.U128{Hi: hi, Lo: lo}
+}
+
+func minus(a, b usage.U128) usage.U128 {
+	lo, borrow := bits.Sub64(a.Lo, b.Lo, 0)
+	hi, _ := bits.Sub64(a.Hi, b.Hi, borrow)
+	return usage.U128{Hi: hi, Lo: lo}
 }

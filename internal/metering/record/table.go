@@ -14,7 +14,7 @@ type coding struct {
 	values [usage.Fields]uint64 // the last that was seen of each field, even if not at the last tick
 }
 
-// code begins anew at a keyframe: from what it says.
+// from begins anew at a keyframe, from what it says.
 func (c *coding) from(o *Open) {
 	*c = coding{known: o.Last.Known()}
 	for f := range usage.Field(usage.Fields) {

@@ -1,6 +1,10 @@
 package record
 
-import "github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
+import (
+	"fmt"
+
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/usage"
+)
 
 // Flags of a row's fields, beside those of the fields themselves.
 const knownFollows = 1 << 7
@@ -106,4 +110,72 @@ func (o *Open) sample(at usage.Time, missed uint64, r usage.Reading) usage.Sampl
 	o.Next++
 	o.At, o.Last = at, r
 	return s
+}
+
+// row is what a tick says of an incarnation.
+type row struct {
+	at           int // in the table
+	known, moved usage.Set
+	grew         [usage.Fields]uint64
+}
+
+func (d *Decoder) tick(r *reader, sink Sink) {
+	missed := r.uint()
+	at := r.time(tickAfter(d.at, missed))
+	n := r.uint()
+	if !d.whole || r.err != nil {
+		return
+	}
+	if n != uint64(len(d.table)) {
+		r.fail(fmt.Errorf("a tick of %d incarnations, and the table has %d", n, len(d.table)))
+		return
+	}
+	d.rows = d.rows[:0]
+	for next := 0; len(r.b) > 0 && r.err == nil; next++ {
+		next = d.row(r, next)
+	}
+	if r.err != nil {
+		return
+	}
+	d.at, d.ticked = at, true
+	for i := range d.rows {
+		d.table[d.rows[i].at].coding.apply(&d.rows[i])
+	}
+	for _, en := range d.table {
+		s := en.Open.sample(at, missed, en.coding.reading())
+		sink.Sample(en.Life.Incarnation.Epoch, s)
+	}
+}
+
+// row reads a row that is at place next of the table or later, and returns where.
+func (d *Decoder) row(r *reader, next int) int {
+	head := r.uint()
+	if head>>1 >= uint64(len(d.table)-next) {
+		r.fail(errValue)
+		return next
+	}
+	next += int(head >> 1)
+	c := &d.table[next].coding
+	w := row{at: next, known: c.known, moved: c.moved}
+	if head&1 == 1 {
+		flags := r.byte()
+		w.moved = usage.Set(flags &^ knownFollows)
+		if flags&knownFollows != 0 {
+			w.known = r.set()
+		}
+	}
+	for f := range usage.Field(usage.Fields) {
+		if w.moved.Has(f) {
+			w.grew[f] = r.diff(f)
+		}
+	}
+	d.rows = append(d.rows, w)
+	return next
+}
+
+func (c *coding) apply(w *row) {
+	for f := range usage.Field(usage.Fields) {
+		c.values[f] += w.grew[f]
+	}
+	c.known, c.moved = w.known, w.moved
 }

@@ -187,7 +187,7 @@ func (l *life) end(at uint64, e usage.End, encode func(batch.Ticks) []byte) {
 	if at <= l.seen || l.ended {
 		return
 	}
-	if e.Last.Seq >= l.next && e.Last.At != (usage.Time{}) {
+	if e.Last.Seq >= l.next && e.Last.Seq < e.Final.Next && l.consistent(&e) {
 		l.tick(at, e.Last, encode)
 	}
 	l.cut(encode)
@@ -196,6 +196,20 @@ func (l *life) end(at uint64, e usage.End, encode func(batch.Ticks) []byte) {
 	}
 	l.seen, l.metered, l.ended = at, max(at, l.metered), true
 	l.put(&step{kind: toStop, last: l.next - 1, end: &e})
+}
+
+// consistent says whether the last tick, after all that the meter saw, comes to no more than the end says. Else ticks
+// before it are lost, time would be laid on the wrong state, and what is laid stays: then the end's totals alone count.
+func (l *life) consistent(e *usage.End) bool {
+	trial := l.meter
+	trial.Add(e.Last, nil, nil)
+	totals := trial.Final()
+	for q := range totals.Of {
+		if e.Final.Of[q].Less(totals.Of[q]) {
+			return false
+		}
+	}
+	return true
 }
 
 // put appends a step, with where the life is after it.

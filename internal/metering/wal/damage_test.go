@@ -121,7 +121,7 @@ func spared(whole files, hit map[string][]span) (safe map[uint64]bool, parity bo
 // TestWideDamage: what was not hit is read, what was lost is told by number, and the log opens, goes on with numbers
 // that nobody had, and loses nothing more.
 func TestWideDamage(t *testing.T) {
-	rounds := 40
+	rounds := 8
 	if soak() {
 		rounds = 1000
 	}

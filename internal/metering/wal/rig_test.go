@@ -258,10 +258,33 @@ func (r *rig) verify() Report {
 	if len(report.Broken) > 0 || len(report.Unreadable) > 0 {
 		r.fail("%+v", report)
 	}
+	r.beginnings()
 	if len(r.disk.broken) > 0 {
 		r.fail("%q", r.disk.broken)
 	}
 	return report
+}
+
+// beginnings checks that each segment can be decoded from its beginning: final records, and then a keyframe.
+func (r *rig) beginnings() {
+	r.Helper()
+	segments, _, _ := readSegments(r.disk)
+	for _, s := range segments {
+		all, err := scanSegment(r.disk, s.header)
+		if err != nil || len(all.frames) == 0 {
+			r.fail("segment %d: %v", s.number, err)
+		}
+		next := s.first
+		for _, f := range all.frames {
+			if f.keyframe() || f.first() != next { // the keyframe was torn
+				break
+			}
+			next = f.seq() + 1
+			if !f.final() {
+				r.fail("segment %d begins with record %d, which is coded against another", s.number, f.seq())
+			}
+		}
+	}
 }
 
 // recovers is what has to be so after any crash: everything told is there, and the log goes on.

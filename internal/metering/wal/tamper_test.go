@@ -151,7 +151,7 @@ var forgeries = map[string]func(x forger){
 
 // TestForgeries: whatever is done to records, segments or the log's end, somebody who kept heads sees it.
 func TestForgeries(t *testing.T) {
-	rounds := 100
+	rounds := 25
 	if soak() {
 		rounds = 1000
 	}

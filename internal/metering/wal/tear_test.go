@@ -50,9 +50,9 @@ func TestTornAtEveryByte(t *testing.T) {
 	names := whole.segments()
 	last := names[len(names)-1]
 	_, spans := frameSpans(whole[last], 3)
-	step := 1
-	if testing.Short() {
-		step = 7
+	step := 5
+	if soak() {
+		step = 1
 	}
 	for cut := spans[0].from; cut <= spans[2].to; cut += step {
 		torn := whole.clone()
@@ -131,7 +131,7 @@ func sealed(t testing.TB) files {
 // TestBitFlips flips one bit anywhere in a log. Nothing wrong is read, nothing is lost, and one record is repaired at
 // most.
 func TestBitFlips(t *testing.T) {
-	rounds := 1000
+	rounds := 300
 	if soak() {
 		rounds = 20_000
 	}
