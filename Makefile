@@ -20,7 +20,8 @@ STATE  ?= build/state
 BENCH  ?= .
 # Arguments for `make conformance`, such as CONFORMANCE='-packages fake,firecracker'.
 CONFORMANCE ?=
-# Arguments for `make lab`, such as LAB='-run KVM -packages ./internal/backend/qemu'.
+# Arguments for `make lab`, such as LAB='-run KVM -packages ./internal/backend/qemu'. A host of the lab loses its power
+# while metald meters guests, 50 times, by METALD_LAB=1 go test ./test/lab/powerloss -timeout 3h.
 LAB    ?=
 
 # What `make build` builds: all but the tools of this tree, which are run from source, and the guest's init.

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -33,7 +34,16 @@ type Config struct {
 	// CPUs and MemoryMiB are 1 and 4096 where they are 0. QEMU 7.2 with more CPUs, each a thread, hangs or ends within
 	// minutes when guests run in the machine.
 	CPUs, MemoryMiB int
+	// Quick is for who boots often: it takes a third of the time. There is no systemd and nothing of what it does: no udev, no
+	// journal, no services, no Machine.Test; the agent's parent is a shell, and everything is in the root cgroup, whose
+	// controllers are all passed on. The root disk cannot be written to; /tmp and /run are memory; /lab, the second
+	// disk, is as ever. The modules loop and vhost_vsock are not loaded. Kernel, KVM and cgroup v2 are those of the slow
+	// boot.
+	Quick bool
 }
+
+// bootPatience is how long a machine may take to boot, on a host that does much else.
+const bootPatience = 3 * time.Minute
 
 // Machine is an emulated host. Between Boot and PowerLoss or Close it runs, as a process that dies with this one.
 type Machine struct {
@@ -72,6 +82,14 @@ func New(ctx context.Context, cfg Config) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Image.Kernel, err = plainKernel(cfg.Image, cfg.Dir); err != nil {
+		return nil, err
+	}
+	if cfg.Quick {
+		if cfg.Image.Initrd, err = quickInitrd(cfg.Image, cfg.Dir); err != nil {
+			return nil, err
+		}
+	}
 	m := &Machine{cfg: cfg, qemu: qemu, overlay: filepath.Join(cfg.Dir, "root.qcow2"), log: filepath.Join(cfg.Dir, "console.log")}
 	return m, run(ctx, img, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk, m.overlay)
 }
@@ -106,6 +124,8 @@ func (m *Machine) Boot(ctx context.Context) error {
 		return err
 	}
 	m.kill, m.link = kill, newLink(ours)
+	ctx, cancel := context.WithTimeout(ctx, bootPatience)
+	defer cancel()
 	if err := m.link.awaitBoot(ctx); err != nil {
 		m.PowerLoss()
 		return fmt.Errorf("the lab machine did not come up: %w (QEMU: %v); its last words:\n%s", err, m.end, m.lastWords())
@@ -181,7 +201,7 @@ func (m *Machine) arguments(agent int) []string {
 		"-name", "guest=metald-lab", "-M", "q35", "-accel", "tcg", "-cpu", cpu,
 		"-smp", fmt.Sprint(m.cfg.CPUs), "-m", fmt.Sprint(m.cfg.MemoryMiB),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
-		"-kernel", m.cfg.Image.Kernel, "-initrd", m.cfg.Image.Initrd, "-append", kernelArguments(),
+		"-kernel", m.cfg.Image.Kernel, "-initrd", m.cfg.Image.Initrd, "-append", kernelArguments(m.cfg.Quick),
 		"-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
 		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", agent), "-device", "virtserialport,chardev=agent,name=" + wire.PortName,
 	}

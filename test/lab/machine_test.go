@@ -12,18 +12,23 @@ import (
 
 // TestPowerLoss boots a machine, takes its power and boots it again.
 func TestPowerLoss(t *testing.T) {
+	t.Run("systemd", func(t *testing.T) { testPowerLoss(t, false, "/root/kept") })
+	t.Run("quick", func(t *testing.T) { testPowerLoss(t, true, "/lab/kept") })
+}
+
+func testPowerLoss(t *testing.T, quick bool, kept string) {
 	if os.Getenv("METALD_LAB") != "1" {
 		t.Skip("emulated machines take minutes; METALD_LAB=1 asks for them")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
-	m := newMachine(ctx, t)
-	must(t, m.Boot(ctx))
+	m := newMachine(ctx, t, quick)
+	boot(ctx, t, m)
 	first := m.BootID()
 	if out := output(ctx, t, m, "stat -fc %T /sys/fs/cgroup; test -c /dev/kvm; echo $?; exit 3", 3); out != "cgroup2fs\n0\n" {
 		t.Errorf("the machine says %q", out)
 	}
-	output(ctx, t, m, "echo kept >/root/kept; sync /root/kept /root", 0)
+	output(ctx, t, m, "echo kept >"+kept+"; sync "+kept+" "+filepath.Dir(kept), 0)
 
 	hanging := make(chan error, 1)
 	up := &signalWriter{seen: make(chan struct{})}
@@ -40,11 +45,11 @@ func TestPowerLoss(t *testing.T) {
 		t.Errorf("a machine that is off answers %v", err)
 	}
 
-	must(t, m.Boot(ctx))
+	boot(ctx, t, m)
 	if m.BootID() == first || m.BootID() == "" {
 		t.Errorf("boot %q after %q", m.BootID(), first)
 	}
-	if out := output(ctx, t, m, "cat /root/kept", 0); out != "kept\n" {
+	if out := output(ctx, t, m, "cat "+kept, 0); out != "kept\n" {
 		t.Errorf("what was synced is %q", out)
 	}
 	brief, stop := context.WithTimeout(ctx, time.Second)
@@ -54,7 +59,7 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
-func newMachine(ctx context.Context, t *testing.T) *Machine {
+func newMachine(ctx context.Context, t *testing.T, quick bool) *Machine {
 	t.Helper()
 	image, err := MakeImage(ctx, "../../build/lab", os.Stderr)
 	must(t, err)
@@ -63,10 +68,17 @@ func newMachine(ctx context.Context, t *testing.T) *Machine {
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	disk := filepath.Join(dir, "lab.raw")
 	must(t, Pack(ctx, disk, Payload{Source: "../.."}))
-	m, err := New(ctx, Config{Image: image, Disk: disk, Dir: dir})
+	m, err := New(ctx, Config{Image: image, Disk: disk, Dir: dir, Quick: quick})
 	must(t, err)
 	t.Cleanup(func() { must(t, m.Close()) })
 	return m
+}
+
+func boot(ctx context.Context, t *testing.T, m *Machine) {
+	t.Helper()
+	began := time.Now()
+	must(t, m.Boot(ctx))
+	t.Logf("the machine came up in %s", time.Since(began).Round(100*time.Millisecond))
 }
 
 func output(ctx context.Context, t *testing.T, m *Machine, script string, want int) string {

@@ -32,6 +32,10 @@ type Payload struct {
 
 // Pack makes the second disk of a machine at disk. What it builds needs no C library.
 func Pack(ctx context.Context, disk string, p Payload) error {
+	disk, err := filepath.Abs(disk) // go build runs in the source tree
+	if err != nil {
+		return err
+	}
 	stage, err := os.MkdirTemp(filepath.Dir(disk), "stage-")
 	if err != nil {
 		return err
