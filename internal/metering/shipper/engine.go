@@ -36,7 +36,6 @@ type engine struct {
 	record   span // that is being taken
 	readFrom time.Time
 	pace     pace
-	lossy    bool // records were missing since the last keyframe
 
 	calls    sync.WaitGroup
 	answers  chan answer

@@ -102,7 +102,6 @@ func (e *engine) take(in fed) {
 // damage notes that records up to last are missing.
 func (e *engine) damage(last uint64) {
 	e.decoder.Lost()
-	e.lossy = true
 	for _, l := range e.lives {
 		if l.seen < last {
 			l.damaged = true
@@ -131,7 +130,7 @@ func (t taker) Table(_ usage.Time, open []record.Open) {
 			l.absent = 0
 			continue
 		}
-		if l.absent++; l.absent < 3 || !t.lossy { // its end may be in the record that comes next
+		if l.absent++; l.absent < 3 { // its end may be in the record that comes next
 			continue
 		}
 		last := usage.Sample{At: l.meter.Totals.At, Seq: l.meter.Totals.Next}

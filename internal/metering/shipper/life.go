@@ -27,6 +27,7 @@ type life struct {
 	damaged bool // records are missing: ticks that do not follow are told as lost
 	absent  int  // keyframes in a row that do not have it
 	ended   bool
+	ending  uint64 // the record of its end, while what comes before the last step is made; else 0
 	// epilogue is how it ended, where the receiver had that and lost it. The log may not have it any more.
 	epilogue *usage.End
 
@@ -52,7 +53,7 @@ func (l *life) reset() {
 	l.meter, l.metered, l.seen, l.blind = l.acked.Meter, l.acked.Metered, l.acked.Seen, l.acked.Blind
 	l.next, l.reached = l.acked.Next, l.acked.Meter.Totals.Next
 	l.sentAt = l.acked.Meter.Totals.At.Wall
-	l.ended, l.damaged, l.absent = false, false, 0
+	l.ended, l.ending, l.damaged, l.absent = false, 0, false, 0
 	l.pending.reset()
 	l.outbox = nil
 }
@@ -187,6 +188,7 @@ func (l *life) end(at uint64, e usage.End, encode func(batch.Ticks) []byte) {
 	if at <= l.seen || l.ended {
 		return
 	}
+	l.ending = at
 	if e.Last.Seq >= l.next && e.Last.Seq < e.Final.Next && l.consistent(&e) {
 		l.tick(at, e.Last, encode)
 	}
@@ -194,7 +196,7 @@ func (l *life) end(at uint64, e usage.End, encode func(batch.Ticks) []byte) {
 	if last := max(e.Final.Next, l.next, 1) - 1; last >= l.next {
 		l.miss(last, e.Final.At.Wall, encode)
 	}
-	l.seen, l.metered, l.ended = at, max(at, l.metered), true
+	l.seen, l.metered, l.ended, l.ending = at, max(at, l.metered), true, 0
 	l.put(&step{kind: toStop, last: l.next - 1, end: &e})
 }
 
@@ -212,8 +214,12 @@ func (l *life) consistent(e *usage.End) bool {
 	return true
 }
 
-// put appends a step, with where the life is after it.
+// put appends a step, with where the life is after it. The record of an end is not done with before its last step is: else
+// a life whose last ticks were acknowledged, and no more, would pass over its end and stay open.
 func (l *life) put(s *step) {
 	s.then = mark{Opened: true, Next: l.next, Meter: l.meter, Metered: l.metered, Seen: l.seen, Blind: l.blind}
+	if l.ending != 0 {
+		s.then.Seen = min(l.seen, l.ending-1)
+	}
 	l.outbox = append(l.outbox, s)
 }

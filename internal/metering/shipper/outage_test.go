@@ -155,7 +155,7 @@ func TestAnUnreliableNetwork(t *testing.T) {
 
 // TestBothEndAtRandomMoments restarts the shipper and kills the receiver, again and again.
 func TestBothEndAtRandomMoments(t *testing.T) {
-	rounds := 8
+	rounds := 30
 	if soak() {
 		rounds = 300
 	}

@@ -125,3 +125,45 @@ func TestPace(t *testing.T) {
 		t.Errorf("100 s of ticks are read within %s, at ten times their time", wait)
 	}
 }
+
+// TestALifeEndsAfterItsLastTicksWereAcknowledged: whatever steps of the end are acknowledged when the shipper starts anew,
+// the end is read again and comes to the same last step.
+func TestALifeEndsAfterItsLastTicksWereAcknowledged(t *testing.T) {
+	encode := func(batch.Ticks) []byte { return []byte("payload") }
+	at := func(seq uint64) usage.Time { return usage.Time{Mono: int64(seq+1) * 1e8, Wall: int64(seq+1) * 1e8} }
+	for _, ticks := range []uint64{1, 9, 10, 11} { // the last tick ends a batch, or begins one
+		about := usage.Life{Incarnation: usage.Incarnation{VM: "a", Epoch: 1}}
+		account := usage.Account{Life: about, Meter: *about.Meter()}
+		l := newLife(about, mark{Meter: *about.Meter()}, 10)
+		for seq := range ticks {
+			s := usage.Sample{Seq: seq, At: at(seq), State: usage.Running}
+			account.Meter.Add(s, nil, nil)
+			l.tick(seq+1, s, encode)
+		}
+		end, found := account.Finish(usage.Sample{Seq: ticks, At: at(ticks), State: usage.Stopped}, "guest-shutdown")
+		if found != nil {
+			t.Fatal(found)
+		}
+		record := ticks + 1
+		l.end(record, end, encode)
+		for acknowledged := range l.outbox {
+			then := mark{Meter: *about.Meter()}
+			if acknowledged > 0 {
+				then = l.outbox[acknowledged-1].then
+			}
+			again := newLife(about, then, 10)
+			for seq := range ticks {
+				if n := seq + 1; n > then.Seen {
+					again.tick(n, usage.Sample{Seq: seq, At: at(seq), State: usage.Running}, encode)
+				}
+			}
+			again.end(record, end, encode)
+			if len(again.outbox) == 0 || again.outbox[len(again.outbox)-1].kind != toStop {
+				t.Fatalf("%d ticks, %d steps acknowledged: the life stays open", ticks, acknowledged)
+			}
+			if stop, want := again.outbox[len(again.outbox)-1], l.outbox[len(l.outbox)-1]; stop.last != want.last || stop.then != want.then {
+				t.Errorf("%d ticks, %d steps acknowledged: it ends with tick %d, and did with %d", ticks, acknowledged, stop.last, want.last)
+			}
+		}
+	}
+}
