@@ -47,7 +47,8 @@ type Config struct {
 	VMs VMs
 	Log *slog.Logger
 
-	Ledger Ledger // nil: usage is not metered, and nobody can ask for it
+	Metrics func(io.Writer) error // writes what GET /metrics answers; nil: nothing
+	Ledger  Ledger                // nil: usage is not metered, and nobody can ask for it
 
 	Backend      string                        // that VMs are created on which ask for none
 	Capabilities map[string]types.Capabilities // what of a config each backend can do, by its name

@@ -33,9 +33,18 @@ func (a *API) routes(s *service, options []connect.HandlerOption) http.Handler {
 	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", a.readiness.serveHTTP)
+	if a.cfg.Metrics != nil {
+		mux.HandleFunc("GET /metrics", a.serveMetrics)
+	}
 	mux.HandleFunc("GET /usage/export", s.serveExport)
 	mux.HandleFunc("GET /usage/audit", s.serveAudit)
 	return mux
+}
+
+// serveMetrics answers in Prometheus' text format.
+func (a *API) serveMetrics(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+	_ = a.cfg.Metrics(w) // the caller has gone
 }
 
 const servicePrefix = "/" + vmprovisionerv1connect.VmServiceName + "/"

@@ -109,7 +109,7 @@ var onlyFrom = append([]only{
 	{"internal/metering/batch", []string{"internal/metering/shipper", "internal/billing/store"}, "it is the wire between the two"},
 	{"internal/billing/service", []string{"cmd/billaged"}, "the wiring knows every part and no part knows it"},
 	{"internal/billing/raw", []string{"internal/billing/store", "internal/billing/service"}, "raw batches are kept with the ledger's row, or not at all; the audit reads them"},
-	{"internal/metering/sampler", []string{"internal/daemon", "test/**"}, "the manager knows vm.Metering, not who implements it"},
+	{"internal/metering/sampler", []string{"internal/metering/gauges", "internal/daemon", "test/**"}, "the manager knows vm.Metering, not who implements it"},
 	{"internal/vmassets", []string{"cmd/vm-assets", "test/lab"}, "metald boots assets and makes none"},
 	{"internal/docgen", []string{"cmd/docgen"}, "documentation is made outside of the daemon"},
 }, eachBackend(func(folder string) []only {

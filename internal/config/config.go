@@ -57,6 +57,7 @@ type Config struct {
 	HostID          string        `name:"host-id" default:"" doc:"name under which this host bills what its VMs use, at most 128 characters; empty is one that is made once and kept in the state directory"`
 	BillingEndpoint string        `name:"billing-endpoint" default:"" doc:"URL of the billaged that usage is sent to, such as http://127.0.0.1:8081; empty sends it nowhere, and keeps it in metald's own ledger"`
 	BillingToken    Secret        `name:"billing-token" default:"" doc:"what the billaged wants to be presented as a bearer token (its UNKEY_BILLAGED_TOKEN)"`
+	AuditEvery      time.Duration `name:"audit-every" default:"24h" min:"0s" max:"720h" doc:"how often the ledger of usage is compared with what its log comes to when it is read again, beside the work; 0s never does"`
 	WALQuotaBytes   ByteSize      `name:"wal-quota-bytes" default:"32GiB" min:"64MiB" max:"64TiB" doc:"how large the write-ahead log of usage may become while nobody takes it; beyond four fifths of it the oldest ticks are made coarser, and totals never change"`
 	WALRetention    time.Duration `name:"wal-retention" default:"24h" min:"0s" max:"8760h" doc:"how long the log keeps each tick after it was billed, for usage in windows shorter than an hour"`
 

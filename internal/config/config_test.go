@@ -237,7 +237,7 @@ func TestRoundTrip(t *testing.T) {
 		VMMUIDBase: 9, QEMUBinary: "/bin/q", FirecrackerBinary: "/bin/f", CloudHypervisorBinary: "/bin/c", JailerEnabled: true, JailerBinary: "/bin/j",
 		JailerUID: 3, JailerGID: 4, JailerChrootDir: "/j", JailerNetNS: true, JailerPIDNS: true, JailerMemoryLimit: 7,
 		JailerCPUQuota: 250, JailerFDLimit: 100, JailerIOLimit: 8, QEMUAccel: "tcg", HostID: "h",
-		BillingEndpoint: "http://b.example", BillingToken: NewSecret("t"), WALQuotaBytes: 1 << 30, WALRetention: time.Minute, LogLevel: "debug", LogFormat: "json",
+		BillingEndpoint: "http://b.example", BillingToken: NewSecret("t"), WALQuotaBytes: 1 << 30, WALRetention: time.Minute, AuditEvery: time.Hour, LogLevel: "debug", LogFormat: "json",
 		StopTimeout: 1500 * time.Millisecond, OTelEnabled: false,
 	}
 	got, err := load(nil, want.Environ()...)

@@ -105,7 +105,10 @@ func serve(ctx context.Context, cfg config.Config, list []backend.Descriptor, lo
 		Capabilities: capabilitiesOf(chosen, others),
 		AllowedHosts: cfg.AllowedHosts,
 		PublicPaths:  []string{cfg.AssetsDir, cfg.VolumesDir},
-		Status:       func() []api.ComponentStatus { return append(status(cfg), backendStatus(manager)...) },
+		Metrics:      m.write,
+		Status: func() []api.ComponentStatus {
+			return append(append(status(cfg), m.status()), backendStatus(manager)...)
+		},
 		Reflection:   cfg.ReflectionEnabled,
 		DrainTimeout: cfg.StopTimeout,
 	})

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend/types"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/config"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/host/boot"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/gauges"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/ledger"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/record"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/record/thin"
@@ -32,11 +34,15 @@ type metering struct {
 	ledger  *ledger.Ledger
 	shipper *shipper.Shipper // nil where usage is sent nowhere
 	logger  *slog.Logger
+	every   time.Duration // between audits; 0: none
+
+	mu      sync.Mutex
+	audited gauges.Audited
 }
 
 // openMetering reads what earlier metalds wrote. Nothing is read of a VM, or written, before it runs.
 func openMetering(ctx context.Context, cfg config.Config, log *slog.Logger) (m *metering, err error) {
-	m = &metering{logger: log}
+	m = &metering{logger: log, every: cfg.AuditEvery}
 	if m.host, err = hostID(cfg); err != nil {
 		return nil, err
 	}
@@ -115,7 +121,7 @@ func (m *metering) with(ctx context.Context, f func(context.Context) error) erro
 	if m.shipper != nil {
 		stages = append(stages, stage{"shipper", m.shipper.Run})
 	}
-	stages = append(stages, stage{"retention", m.release}, stage{"log's quota", m.log.Compact}, stage{"log", m.log.Run}, stage{"ledger", m.ledger.Run})
+	stages = append(stages, stage{"audit", m.audit}, stage{"retention", m.release}, stage{"log's quota", m.log.Compact}, stage{"log", m.log.Run}, stage{"ledger", m.ledger.Run})
 	err := runStages(over, stages...)
 	return errors.Join(result, err, m.close())
 }

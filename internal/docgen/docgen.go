@@ -15,6 +15,7 @@ import (
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/api"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/backend"
 	"github.com/unkeyed/unkey/go/deploy/metald/internal/config"
+	"github.com/unkeyed/unkey/go/deploy/metald/internal/metering/gauges"
 )
 
 // EnvFile is the path of the one file that is made as a whole, from the root of the tree.
@@ -28,12 +29,13 @@ func Choices() config.Choices {
 // Regions returns the text of every part by its name.
 func Regions() map[string]string {
 	return map[string]string{
-		"config-table":   config.Table(Choices()),
-		"billaged-table": config.BillagedTable(),
-		"backend-matrix": backendMatrix(backend.All()),
-		"transitions":    transitions(),
-		"error-codes":    api.ErrorCodesTable(),
-		"conformance":    conformanceTable(),
+		"config-table":    config.Table(Choices()),
+		"billaged-table":  config.BillagedTable(),
+		"metering-gauges": gauges.Table(),
+		"backend-matrix":  backendMatrix(backend.All()),
+		"transitions":     transitions(),
+		"error-codes":     api.ErrorCodesTable(),
+		"conformance":     conformanceTable(),
 	}
 }
 
