@@ -45,8 +45,12 @@ func TestKilledMetaldBillsWhatWasUsed(t *testing.T) {
 	}
 	w.d = harness.Start(t, w.options)
 	w.d.DeleteAll(t)
+	t.Logf("%d calls were answered well; refused: %v", w.done, w.errors)
 	w.wantBillIsTruth()
 	w.wantReceived()
+	if w.done < 5*kills {
+		t.Errorf("only %d calls were answered well before %d kills: %v", w.done, kills, w.errors)
+	}
 	auditPasses(t, w.d)
 }
 
@@ -63,6 +67,8 @@ type world struct {
 	made    int
 	starts  int64         // of VMMs, at most
 	parent  string        // the cgroup of all VMMs
+	done    int           // calls that were answered well
+	errors  map[string]int
 	before  time.Duration // CPU time that it had counted when there was none
 }
 
@@ -74,7 +80,7 @@ const (
 )
 
 func newWorld(t *testing.T, r *rand.Rand) *world {
-	w := &world{t: t, rand: r, b: harness.NewBillaged(t)}
+	w := &world{t: t, rand: r, b: harness.NewBillaged(t), errors: map[string]int{}}
 	for _, v := range harness.VMMs() {
 		if v.Name == "firecracker-jailed" { // whose VMMs have cgroups, which outlive them
 			w.vmm = v
@@ -94,11 +100,24 @@ func newWorld(t *testing.T, r *rand.Rand) *world {
 // round lets clients work on VMs until metald is killed.
 func (w *world) round() {
 	w.d = harness.Start(w.t, w.options)
-	after := time.AfterFunc(time.Duration(w.rand.IntN(900))*time.Millisecond, func() { w.d.Kill(w.t) })
-	defer after.Stop()
-	for w.act() == nil {
+	killed := make(chan struct{})
+	time.AfterFunc(time.Duration(w.rand.IntN(900))*time.Millisecond, func() {
+		w.d.Kill(w.t)
+		close(killed)
+	})
+	for alive := true; alive; {
+		err := w.act()
+		select {
+		case <-killed:
+			alive = false
+		default:
+			if err == nil {
+				w.done++
+			} else {
+				w.errors[err.Error()]++
+			}
+		}
 	}
-	w.d.Kill(w.t)
 	if w.rand.IntN(4) == 0 {
 		w.killVMM()
 	}
@@ -108,7 +127,7 @@ func (w *world) round() {
 	}
 }
 
-// act does one thing to one VM. An error is of a metald that was killed, or of a VM that is in no state for it.
+// act does one thing to one VM. An error is of a metald that is being killed, or says that the VM is in no state for it.
 func (w *world) act() error {
 	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
 	defer cancel()
@@ -137,8 +156,8 @@ func (w *world) act() error {
 		w.starts++
 		_, err = w.d.Client.BootVm(ctx, connect.NewRequest(&pb.BootVmRequest{VmId: id}))
 	}
-	if code := harness.Code(err); code == connect.CodeFailedPrecondition || code == connect.CodeNotFound {
-		return nil
+	if harness.Code(err) == connect.CodeNotFound { // its creation was cut off
+		w.vms = append(w.vms[:i], w.vms[i+1:]...)
 	}
 	return err
 }
