@@ -65,9 +65,9 @@ type world struct {
 	b       *harness.Billaged
 	vms     []string
 	made    int
-	starts  int64         // of VMMs, at most
-	parent  string        // the cgroup of all VMMs
-	done    int           // calls that were answered well
+	starts  int64  // of VMMs, at most
+	parent  string // the cgroup of all VMMs
+	done    int    // calls that were answered well
 	errors  map[string]int
 	before  time.Duration // CPU time that it had counted when there was none
 }
