@@ -66,6 +66,6 @@ func (m *metering) write(w io.Writer) error { return gauges.Write(w, m.state()) 
 
 // status says in words what needs somebody.
 func (m *metering) status() api.ComponentStatus {
-	failing, note := gauges.Trouble(m.state())
+	note, failing := gauges.Trouble(m.state())
 	return api.ComponentStatus{Name: "metering", Err: failing, Note: note}
 }

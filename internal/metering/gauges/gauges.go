@@ -116,7 +116,7 @@ func Table() string {
 }
 
 // Trouble says in words what of metering needs somebody. failing is what keeps VMs from being booted, note all else.
-func Trouble(s State) (failing error, note string) {
+func Trouble(s State) (note string, failing error) {
 	switch {
 	case s.Log.Full:
 		failing = fmt.Errorf("the disk has no room for the log of usage; no VM can be booted before it has")
@@ -139,7 +139,7 @@ func Trouble(s State) (failing error, note string) {
 	say(s.Audit.Err != nil, "the last audit of the ledger failed: %v", s.Audit.Err)
 	say(s.Shipper != nil && !s.Shipper.DownSince.IsZero(), "the billing service does not answer for %.0f s; what is used stays in the log", downOf(s))
 	say(s.Shipper != nil && s.Shipper.Parked > 0, "the billing service takes nothing of %d VMMs", parkedOf(s))
-	return failing, note
+	return note, failing
 }
 
 func downOf(s State) float64 {

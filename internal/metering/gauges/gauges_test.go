@@ -49,7 +49,7 @@ func TestTextHasTheTable(t *testing.T) {
 }
 
 func TestTroubleIsTold(t *testing.T) {
-	if err, note := Trouble(State{}); err != nil || note != "" {
+	if note, err := Trouble(State{}); err != nil || note != "" {
 		t.Errorf("%v, %q", err, note)
 	}
 	bad := errors.New("input/output error")
@@ -64,7 +64,7 @@ func TestTroubleIsTold(t *testing.T) {
 		{State{Audit: Audited{Different: 3}}, false, "3 differences"},
 		{State{Shipper: &shipper.Status{DownSince: time.Unix(0, 0)}, Now: time.Unix(90, 0)}, false, "90 s"},
 	} {
-		err, note := Trouble(tt.state)
+		note, err := Trouble(tt.state)
 		if (err != nil) != tt.failing || !strings.Contains(note+errText(err), tt.says) {
 			t.Errorf("%v, %q; want %q", err, note, tt.says)
 		}
