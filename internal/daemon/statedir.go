@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,7 +31,7 @@ func openDir(setting, path string) (*stateDir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", setting, err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock(lock); err != nil {
 		defer lock.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, inUseError{fmt.Sprintf("%s: %s is in use by another metald%s; end it, or give this one a directory of its own", setting, path, holder(lock))}
@@ -50,6 +51,31 @@ type inUseError struct{ text string }
 func (e inUseError) Error() string { return e.text }
 
 func (d *stateDir) Close() error { return d.lock.Close() }
+
+// orphaned is how long a process may have a lock that a metald which was killed was about to start: until it executes
+// something, it has everything open that metald had.
+const orphaned = 2 * time.Second
+
+// flock locks a file. It waits only for a lock whose metald is gone.
+func flock(lock *os.File) error {
+	for deadline := time.Now().Add(orphaned); ; time.Sleep(5 * time.Millisecond) {
+		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || holderLives(lock) || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+// holderLives says whether the process that the lock names is there, and that is in doubt.
+func holderLives(lock *os.File) bool {
+	var pid int
+	text := make([]byte, 32)
+	n, _ := lock.ReadAt(text, 0)
+	if _, err := fmt.Sscan(string(text[:n]), &pid); err != nil {
+		return true
+	}
+	return !errors.Is(unix.Kill(pid, 0), unix.ESRCH)
+}
 
 // checkOwner refuses a directory in which another user could change what metald believes.
 func checkOwner(setting, path string) error {

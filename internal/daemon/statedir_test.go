@@ -1,11 +1,14 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestStateDirIsForOne(t *testing.T) {
@@ -63,4 +66,28 @@ func TestStateDirLockIsNotFollowed(t *testing.T) {
 	if text, _ := os.ReadFile(victim); string(text) != "precious" {
 		t.Errorf("the link's target now has %q", text)
 	}
+}
+
+// TestTheLockOfADeadMetaldIsWaitedFor: a process that it was about to start may have it for a moment longer.
+func TestTheLockOfADeadMetaldIsWaitedFor(t *testing.T) {
+	path := t.TempDir()
+	first, err := openStateDir(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintln(dead.Process.Pid)
+	if err := errors.Join(first.lock.Truncate(0), os.WriteFile(filepath.Join(path, "lock"), []byte(text), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	timer := time.AfterFunc(50*time.Millisecond, func() { first.Close() })
+	defer timer.Stop()
+	second, err := openStateDir(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Close()
 }
