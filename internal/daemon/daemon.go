@@ -53,7 +53,11 @@ func Run(ctx context.Context, cfg config.Config, list []backend.Descriptor, log 
 		return errors.Join(err, records.Close())
 	}
 	metered := func(ctx context.Context) error {
-		m, err := openMetering(ctx, cfg, log)
+		known, err := records.All()
+		if err != nil {
+			return err
+		}
+		m, err := openMetering(ctx, cfg, max(cfg.MaxVMs, len(known)), log)
 		if err != nil {
 			return err
 		}

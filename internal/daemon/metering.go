@@ -40,8 +40,9 @@ type metering struct {
 	audited gauges.Audited
 }
 
-// openMetering reads what earlier metalds wrote. Nothing is read of a VM, or written, before it runs.
-func openMetering(ctx context.Context, cfg config.Config, log *slog.Logger) (m *metering, err error) {
+// openMetering reads what earlier metalds wrote, for a host with at most so many VMs. Nothing is read of a VM, or written,
+// before it runs.
+func openMetering(ctx context.Context, cfg config.Config, vms int, log *slog.Logger) (m *metering, err error) {
 	m = &metering{logger: log, every: cfg.AuditEvery}
 	if m.host, err = hostID(cfg); err != nil {
 		return nil, err
@@ -50,7 +51,7 @@ func openMetering(ctx context.Context, cfg config.Config, log *slog.Logger) (m *
 	if err != nil {
 		return nil, err
 	}
-	if m.log, err = openWAL(cfg, m.host); err != nil {
+	if m.log, err = openWAL(cfg, vms, m.host); err != nil {
 		return nil, err
 	}
 	tell(log, m.log.Recovery())
@@ -75,15 +76,15 @@ func openMetering(ctx context.Context, cfg config.Config, log *slog.Logger) (m *
 	return m, nil
 }
 
-// A segment holds a keyframe twelve times, and that has a line for each VM.
+// A segment holds a keyframe twelve times, and that has a line for each VM: some 250 bytes, and 720 with the longest names.
 const (
 	leastSegment = 4 << 20
-	perVM        = 12 * 512
+	perVM        = 12 * 768
 )
 
-func openWAL(cfg config.Config, host string) (*wal.Log, error) {
+func openWAL(cfg config.Config, vms int, host string) (*wal.Log, error) {
 	log, err := wal.Open(logDir(cfg), wal.Options{
-		SegmentBytes: max(leastSegment, cfg.MaxVMs*perVM), QuotaBytes: int64(cfg.WALQuotaBytes), Label: []byte(host), Thin: thin.Records,
+		SegmentBytes: max(leastSegment, vms*perVM), QuotaBytes: int64(cfg.WALQuotaBytes), Label: []byte(host), Thin: thin.Records,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("the log of usage: %w", err)

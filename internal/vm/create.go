@@ -84,10 +84,14 @@ func (m *Manager) claimID(req CreateRequest, backend string) (e *entry, mine boo
 }
 
 func (m *Manager) newEntry(rec store.Record) *entry {
-	return &entry{
+	e := &entry{
 		m: m, id: rec.ID, rec: rec, log: m.cfg.Log,
 		born: make(chan struct{}), gone: make(chan struct{}),
 	}
+	if rec.Handle != nil {
+		e.left = rec.Handle.Process
+	}
+	return e
 }
 
 // openConsole is for the runner of an entry that has its id: the log of an earlier VM of that id is gone by then.

@@ -22,6 +22,8 @@ type entry struct {
 	console *console.Log
 	log     *slog.Logger
 
+	left types.ProcessIdentity // the VMM that an earlier metald left
+
 	born   chan struct{} // closed when the creation has succeeded or failed
 	gone   chan struct{} // closed when nothing of the VM is left, its record included
 	hidden atomic.Bool   // deleted, and soon gone

@@ -59,6 +59,7 @@ const (
 	launchTimeout = 60 * time.Second
 	verbTimeout   = 20 * time.Second
 	lookTimeout   = 5 * time.Second // for a VMM to say how it is, and to be adopted
+	readyTimeout  = 5 * time.Second // for the log of usage to have that a VMM is metered
 	parkTimeout   = 10 * time.Second
 	retryAfter    = 2 * time.Second // of what did not work and must
 	askEvery      = 2 * time.Second

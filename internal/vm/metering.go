@@ -76,8 +76,11 @@ func (m *Manager) Lives(id types.VMID, startTicks uint64, bootID string) bool {
 	if e == nil {
 		return false
 	}
-	info := e.snapshot.Load()
-	return info != nil && info.Process.StartTicks == startTicks && info.Process.BootID == bootID
+	process := e.left // until it is removed, if no VM comes of it
+	if info := e.snapshot.Load(); info != nil {
+		process = info.Process
+	}
+	return process.StartTicks == startTicks && process.BootID == bootID && process.PID != 0
 }
 
 // billed has the life that ended be closed by what its machine says last. It comes before anything is removed by which

@@ -291,11 +291,15 @@ func seen(f found) lifecycle.State {
 	return lifecycle.Shutdown
 }
 
-// goOn has the VMM of an earlier metald be metered on. One that cannot be is alive, so that is told and tried again with
-// the next adoption.
+// goOn has the VMM of an earlier metald be metered on. One that cannot be is alive, so that is told and tried again.
 func (e *entry) goOn(machine types.Machine, state lifecycle.State) {
 	if err := e.m.cfg.Metering.Adopt(machine, e.rec.Spec, e.rec.Tenant, metered(state)); err != nil {
-		e.log.Error("a VM that was taken over is not metered", "vm", e.id, "error", err)
+		e.log.Error("a VM that was taken over is not metered; metald tries again", "vm", e.id, "error", err)
+		e.later(retryAfter, e.gone, func() {
+			if l := e.live.Load(); l != nil && l.machine == machine {
+				e.goOn(machine, e.rec.State)
+			}
+		})
 	}
 }
 

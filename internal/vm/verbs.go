@@ -125,8 +125,10 @@ func (e *entry) boot(ctx context.Context) error {
 
 // bootGuest starts the guest once it is sure to be metered.
 func (e *entry) bootGuest(ctx context.Context) error {
-	if err := e.m.cfg.Metering.Ready(ctx, e.id); err != nil {
-		return types.Errorf(types.KindUnavailable, "VM %s cannot be metered, so it is not booted: %w", e.id, err)
+	readyCtx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	if err := e.m.cfg.Metering.Ready(readyCtx, e.id); err != nil {
+		return types.Errorf(types.KindUnavailable, "VM %s cannot be metered, so it is not booted; readyz says what its log lacks: %w", e.id, err)
 	}
 	e.m.cfg.Metering.Enter(e.id, usage.Booting)
 	return e.drive(ctx, lifecycle.Boot, types.Machine.Boot)
