@@ -137,21 +137,9 @@ func Trouble(s State) (note string, failing error) {
 	say(s.Ledger.Err != nil, "the ledger of usage cannot be saved: %v", s.Ledger.Err)
 	say(s.Audit.Different > 0, "the audit of %s found %d differences between the ledger and its log; metald usage audit lists them", s.Audit.At.UTC().Format(time.RFC3339), s.Audit.Different)
 	say(s.Audit.Err != nil, "the last audit of the ledger failed: %v", s.Audit.Err)
-	say(s.Shipper != nil && !s.Shipper.DownSince.IsZero(), "the billing service does not answer for %.0f s; what is used stays in the log", downOf(s))
-	say(s.Shipper != nil && s.Shipper.Parked > 0, "the billing service takes nothing of %d VMMs", parkedOf(s))
+	if s.Shipper != nil {
+		say(!s.Shipper.DownSince.IsZero(), "the billing service does not answer for %.0f s; what is used stays in the log", down(s))
+		say(s.Shipper.Parked > 0, "the billing service takes nothing of %d VMMs", s.Shipper.Parked)
+	}
 	return note, failing
-}
-
-func downOf(s State) float64 {
-	if s.Shipper == nil {
-		return 0
-	}
-	return down(s)
-}
-
-func parkedOf(s State) int {
-	if s.Shipper == nil {
-		return 0
-	}
-	return s.Shipper.Parked
 }
